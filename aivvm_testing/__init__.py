@@ -1,0 +1,62 @@
+"""A recording mock toolkit for streams: replies, fakes, recordings, and the doors and taps between them.
+
+Everything here is imported when it is first used, so that importing the package, or loading its pytest plugin,
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aivvm_testing.clock import SystemClock as SystemClock
+    from aivvm_testing.clock import VirtualClock as VirtualClock
+    from aivvm_testing.errors import CorruptRecording as CorruptRecording
+    from aivvm_testing.errors import ReadPastRecording as ReadPastRecording
+    from aivvm_testing.errors import SetupFailure as SetupFailure
+    from aivvm_testing.errors import UnmatchedRequest as UnmatchedRequest
+    from aivvm_testing.errors import UnplayedReplies as UnplayedReplies
+    from aivvm_testing.errors import WouldHang as WouldHang
+    from aivvm_testing.fake import FakeAivvm as FakeAivvm
+    from aivvm_testing.record.transport import RecordingTransport as RecordingTransport
+    from aivvm_testing.recording import Exchange as Exchange
+    from aivvm_testing.recording import Recording as Recording
+    from aivvm_testing.reply import Chunk as Chunk
+    from aivvm_testing.reply import Ending as Ending
+    from aivvm_testing.reply import Head as Head
+    from aivvm_testing.reply import Reply as Reply
+    from aivvm_testing.reply import wait as wait
+
+_HOMES = {
+    "aivvm_testing.clock": ("SystemClock", "VirtualClock"),
+    "aivvm_testing.errors": (
+        "CorruptRecording",
+        "ReadPastRecording",
+        "SetupFailure",
+        "UnmatchedRequest",
+        "UnplayedReplies",
+        "WouldHang",
+    ),
+    "aivvm_testing.fake": ("FakeAivvm",),
+    "aivvm_testing.record.transport": ("RecordingTransport",),
+    "aivvm_testing.recording": ("Exchange", "Recording"),
+    "aivvm_testing.reply": ("Chunk", "Ending", "Head", "Reply", "wait"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,209 @@
+"""The `aivvm-testing` command: one function per verb, each of which prints and returns an exit status.
+
+Status 0: done. 1: a finding, or a file that cannot be used. 2: misuse. What comes from recordings is foreign text,
+so all of it passes through `printable` on its way to the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aivvm.errors import AivvmError
+from aivvm.terminal import printable
+from aivvm_testing.errors import SetupFailure
+from aivvm_testing.recording import Exchange, Recording
+from aivvm_testing.reply import Chunk
+
+_SHOWN_BYTES = 48
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    options = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        status = run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not try again to flush it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (SetupFailure, AivvmError, LookupError, OSError, ValueError) as error:
+        print(f"aivvm-testing: {printable(str(error))}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aivvm-testing", description="Record, replay and break streamed answers, exactly."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    demo = verbs.add_parser("demo", help="serve a real session, record it, replay it, and prove them equal")
+    demo.add_argument("--out", metavar="FILE", help="where to record (default: a new temporary folder)")
+    demo.add_argument("--json", action="store_true", help="print the proofs as JSON, and nothing else")
+    demo.set_defaults(run=_demo)
+
+    serve = verbs.add_parser("serve", help="a fake Aivvm server on loopback, until Ctrl-C")
+    serve.add_argument("recording", nargs="?", help="a file or a shipped name to replay; an echo without it")
+    serve.add_argument("--port", type=_port, default=0, help="default: a free one")
+    serve.add_argument("--speed", type=_speed, default=1.0, help="1 as recorded, 2 twice as fast, 0 no gaps")
+    serve.set_defaults(run=_serve)
+
+    replay = verbs.add_parser("replay", help="print a recorded session's answers, as they came")
+    replay.add_argument("recording", help="a file, or the name of a shipped one")
+    replay.add_argument("--speed", type=_speed, default=1.0, help="1 as recorded, 2 twice as fast, 0 no gaps")
+    replay.set_defaults(run=_replay)
+
+    show = verbs.add_parser("show", help="what a recording holds, chunk by chunk")
+    show.add_argument("recording", help="a file, or the name of a shipped one")
+    show.add_argument("--json", action="store_true", help="as JSON, for programs")
+    show.set_defaults(run=_show)
+    return parser
+
+
+def _port(value: str) -> int:
+    port = int(value)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is 0 to 65535, but got {value}")
+    return port
+
+
+def _speed(value: str) -> float:
+    speed = float(value)
+    if not 0 <= speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"a speed is 0 or more, but got {value}")
+    return speed
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from aivvm_testing.demo import run
+
+    return run(out=options.out, as_json=options.json)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from aivvm_testing.clock import SystemClock
+    from aivvm_testing.fake import FakeAivvm
+
+    if options.recording is None:
+        fake = FakeAivvm()
+    else:
+        fake = FakeAivvm.replaying(_recording(options.recording), speed=options.speed)
+    server = fake.server(port=options.port)
+    with server:
+        what = options.recording or "an echo"
+        print(f"serving {printable(what)} at {server.url} (Ctrl-C stops)", flush=True)
+        with SystemClock().exchange() as timer:
+            try:
+                timer.wait_until(float("inf"))
+            except KeyboardInterrupt:
+                print(f"\n{len(fake.requests)} requests came", flush=True)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from aivvm.decoding import BoundarySafeDecoder
+    from aivvm_testing.clock import SystemClock
+
+    clock = SystemClock()
+    for n, exchange in enumerate(_recording(options.recording)):
+        reply = exchange.reply.scale(1 / options.speed if options.speed else 0)
+        print(f"--- {n}: {_request_line(exchange)} -> {_status_line(exchange)}")
+        decoder = BoundarySafeDecoder()
+        with clock.exchange() as timer:
+            for chunk in reply.chunks:
+                timer.wait_until(chunk.at)
+                print(printable(decoder.feed(chunk.data)), end="", flush=True)
+            print(printable(decoder.finish()))
+            timer.wait_until(reply.ending.at)
+        print(f"--- {_ending_line(exchange)}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    recording = _recording(options.recording)
+    if options.json:
+        print(json.dumps(_summary(recording), indent=2))
+        return 0
+    print(f"{recording.origin}: {printable(recording.note) or '(no note)'}")
+    if recording.recorded_at:
+        print(f"recorded at {printable(recording.recorded_at)}")
+    for n, exchange in enumerate(recording):
+        print(
+            f"\n{n}: {_request_line(exchange)}, {len(exchange.request.body)} bytes, at {exchange.started:.3f} s"
+        )
+        print(f"   {_status_line(exchange)}")
+        for chunk in exchange.reply.chunks:
+            print(f"   {chunk.at:9.3f} s {len(chunk.data):7} bytes  {_glimpse(chunk)}")
+        print(f"   {_ending_line(exchange)}")
+    return 0
+
+
+def _summary(recording: Recording) -> dict[str, Any]:
+    return {
+        "origin": recording.origin,
+        "note": recording.note,
+        "recorded_at": recording.recorded_at,
+        "exchanges": [
+            {
+                "method": exchange.request.method,
+                "url": exchange.request.url,
+                "started": exchange.started,
+                "status": exchange.reply.status,
+                "chunks": [[chunk.at, len(chunk.data)] for chunk in exchange.reply.chunks],
+                "bytes": len(exchange.reply.body),
+                "ending": exchange.reply.ending.kind,
+                "seconds": exchange.reply.duration,
+            }
+            for exchange in recording
+        ],
+    }
+
+
+def _recording(source: str) -> Recording:
+    """The recording in this file, else the shipped one of this name."""
+    from aivvm_testing import fixtures
+
+    if not os.path.exists(source) and source in fixtures.names():
+        return fixtures.load(source)
+    try:
+        return Recording.load(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{source} is neither a file nor a shipped recording; there are: {', '.join(fixtures.names())}"
+        ) from error
+
+
+def _request_line(exchange: Exchange) -> str:
+    return printable(f"{exchange.request.method} {exchange.request.url}")
+
+
+def _status_line(exchange: Exchange) -> str:
+    head = exchange.reply.head
+    return "no answer" if head is None else printable(f"{head.status} {head.reason}, head at {head.at:.3f} s")
+
+
+def _ending_line(exchange: Exchange) -> str:
+    ending = exchange.reply.ending
+    more = f" ({printable(ending.error)})" if ending.error else ""
+    after = f", then {len(ending.data)} more bytes" if ending.data else ""
+    return f"{ending.kind} at {ending.at:.3f} s{after}{more}"
+
+
+def _glimpse(chunk: Chunk) -> str:
+    start = chunk.data[:_SHOWN_BYTES]
+    more = " ..." if len(chunk.data) > _SHOWN_BYTES else ""
+    try:
+        chunk.data.decode()
+    except UnicodeDecodeError as error:
+        return f"{start.hex(' ')}{more}  not UTF-8 on its own at byte {error.start}"
+    return printable(repr(start.decode("utf-8", "ignore"))) + more

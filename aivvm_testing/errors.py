@@ -1,0 +1,46 @@
+"""What is wrong with a test's set-up: every error here is an `AssertionError`.
+
+    SetupFailure (AssertionError)
+    ├── UnmatchedRequest      the fake was asked something that it has no answer for
+    ├── UnplayedReplies       the test ended, and answers were left over
+    ├── ReadPastRecording     the reader went on where the recorded one had stopped
+    ├── WouldHang             a silent peer, no timeout, and virtual time: it would never end
+    └── CorruptRecording      a file is not a recording, or a damaged one
+
+None is an `aivvm.AivvmError`, so no `except` clause of the code under test catches one by accident.
+"""
+
+from __future__ import annotations
+
+
+class SetupFailure(AssertionError):
+    """The test, not the code under test, must change."""
+
+
+class UnmatchedRequest(SetupFailure):
+    """A request came that no reply, rule or recorded exchange answers."""
+
+
+class UnplayedReplies(SetupFailure):
+    """Replies were scripted or recorded, and never asked for."""
+
+
+class ReadPastRecording(SetupFailure):
+    """The recording stops where its reader stopped; what would have come next is not known."""
+
+
+class WouldHang(SetupFailure):
+    """The peer stays silent, the reader set no timeout, and the clock is virtual: nothing would ever happen."""
+
+
+class CorruptRecording(SetupFailure):
+    """`path`, `line` (from 1; 0 for the whole file) and `why` say what is wrong with a recording."""
+
+    def __init__(self, path: str, line: int, why: str) -> None:
+        super().__init__(path, line, why)
+        self.path = path
+        self.line = line
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.why}" if self.line else f"{self.path}: {self.why}"

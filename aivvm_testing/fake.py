@@ -1,0 +1,447 @@
+"""The fake: answers requests from an echo, from scripted replies or from a recording, and remembers what it was asked.
+
+It decides *what* is answered; the doors (`transport`, `server`) carry the answer to a client. The order of decision:
+
+1. rules, `fake.on(model="gpt-4").reply(...)`, in the order they were made, whatever the path;
+2. a recording, where the fake replays one;
+3. what the real server does with this path, method and body: models, errors, 404s;
+4. the queue, `fake.reply(...)`, in order; without any script, an echo of the last user message.
+
+A fake may be shared between threads and doors: each request takes exactly one reply.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from email.utils import formatdate
+from math import inf
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from aivvm.models import MODELS
+from aivvm.transport import Headers, Request
+from aivvm_testing.clock import Clock, VirtualClock
+from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
+from aivvm_testing.matching import DEFAULT_MATCH_ON, Criterion, Matcher, describe
+from aivvm_testing.recording import Exchange, Recording
+from aivvm_testing.reply import Head, Reply
+
+if TYPE_CHECKING:
+    from aivvm_testing.replay.server import FakeServer
+    from aivvm_testing.replay.transport import FakeTransport
+
+_WORDS = re.compile(r"\s*\S+|\s+")
+_NOT_FOUND_PAGE = (
+    "<!DOCTYPE html><html><head><title>404: This page could not be found</title></head>"
+    "<body><h1>404</h1><p>This page could not be found.</p></body></html>"
+)
+
+
+class FakeAivvm:
+    """A fake Aivvm service.
+
+    `clock` is what doors 1 to 3 wait with: virtual unless told otherwise; the server always uses the system's.
+    `requests` holds every request in the order of arrival. As a context manager it ends with `assert_all_played()`.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self.clock: Clock = VirtualClock() if clock is None else clock
+        self.requests: list[Request] = []
+        self._lock = threading.Lock()
+        self._rules: list[Rule] = []
+        self._queue = _Script()
+        self._scripted = False
+        self._recording: _Playback | None = None
+        self._failures: list[SetupFailure] = []
+
+    @classmethod
+    def replaying(
+        cls,
+        source: str | os.PathLike[str] | Recording,
+        *,
+        match_on: Sequence[Criterion] = DEFAULT_MATCH_ON,
+        speed: float = 0,
+        clock: Clock | None = None,
+    ) -> FakeAivvm:
+        """A fake that answers from a recording, each exchange once, identical requests in recorded order.
+
+        `speed` 1 keeps the recorded times, 2 is twice as fast, 0 leaves no gaps (a stall stays a stall).
+        """
+        fake = cls(clock=clock)
+        fake._scripted = True
+        if isinstance(source, Recording):
+            fake._recording = _Playback(source, "the recording", Matcher(match_on), speed)
+        else:
+            fake._recording = _Playback(Recording.load(source), os.fspath(source), Matcher(match_on), speed)
+        return fake
+
+    # Scripting
+
+    def reply(self, reply: Reply | str | bytes, *, times: int = 1, forever: bool = False) -> FakeAivvm:
+        """Adds a reply to the queue, to be given `times` times or `forever`. From now on there is no echo."""
+        with self._lock:
+            self._scripted = True
+            self._queue.add(reply, times, forever)
+        return self
+
+    def on(
+        self,
+        predicate: Callable[[Request], bool] | None = None,
+        *,
+        model: str | None = None,
+        contains: str | None = None,
+        path: str | None = None,
+        method: str | None = None,
+    ) -> Rule:
+        """A rule for requests that fit all that is given; it answers once `.reply(...)` was said on it.
+
+        `model`: the model's id. `contains`: text within the last user message. `path`: the url's path.
+        `predicate`: a callable. A rule whose replies are used up steps aside. From now on there is no echo.
+        """
+        wanted = {"model": model, "contains": contains, "path": path, "method": method}
+        criteria = {name: value for name, value in wanted.items() if value is not None}
+        if not criteria and predicate is None:
+            raise ValueError("on() needs something to go by, such as model='gpt-4' or a predicate")
+        rule = Rule(self._lock, predicate, criteria)
+        with self._lock:
+            self._scripted = True
+            self._rules.append(rule)
+        return rule
+
+    # Answering: for doors
+
+    def answer(self, request: Request) -> Reply:
+        """The reply to this request, in the fake's own speed; it counts as played. Never blocks.
+
+        Raises `UnmatchedRequest`, which `assert_all_played` raises again in case the code under test swallows it.
+        """
+        with self._lock:
+            self.requests.append(request)
+            for rule in self._rules:
+                if rule.fits(request) and (reply := rule.script.next()) is not None:
+                    return reply
+            if self._recording is not None:
+                reply = self._recording.next(request)
+            elif (served := _as_the_server(request)) is not None and not isinstance(served, dict):
+                return served
+            elif self._scripted:
+                reply = self._queue.next()
+            else:
+                return _echo(served or {})
+            if reply is not None:
+                return reply
+            error = UnmatchedRequest(self._explain(request))
+            self._failures.append(error)
+            raise error
+
+    def refuses_next(self) -> bool:
+        """Whether the next reply in order is a refused connection, which a server can only give by not listening."""
+        with self._lock:
+            reply = self._queue.peek() if self._recording is None else self._recording.peek()
+            return reply is not None and reply.ending.kind == "refused"
+
+    def skip_refused(self) -> None:
+        """Counts the refused connection that comes next as played: no server ever sees it."""
+        if self.refuses_next():
+            with self._lock:
+                if self._recording is None:
+                    self._queue.next()
+                else:
+                    self._recording.skip()
+
+    def failed(self, error: SetupFailure) -> None:
+        """Keeps an error that a door could not raise in the code under test, for `assert_all_played`."""
+        with self._lock:
+            if error not in self._failures:
+                self._failures.append(error)
+
+    # Verification
+
+    def assert_all_played(self) -> None:
+        """Raises the first error that a request met, else `UnplayedReplies` where replies are left over.
+
+        Replies given `forever` are never left over.
+        """
+        with self._lock:
+            if self._failures:
+                raise self._failures[0]
+            left = [f"in the queue: {one}" for one in self._queue.left()]
+            for rule in self._rules:
+                left += [f"for {rule}: {one}" for one in rule.script.left()]
+            if self._recording is not None:
+                left += self._recording.left()
+            if left:
+                asked = f"{len(self.requests)} request{'' if len(self.requests) == 1 else 's'} came"
+                raise UnplayedReplies("\n  ".join([f"{len(left)} not played ({asked}):", *left]))
+
+    def __enter__(self) -> FakeAivvm:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.assert_all_played()
+
+    # Doors
+
+    def transport(self) -> FakeTransport:
+        """Door 1: a Python transport, for `Aivvm(transport=...)`. Needs no closing."""
+        from aivvm_testing.replay.transport import FakeTransport
+
+        return FakeTransport(self)
+
+    def server(self, *, host: str = "127.0.0.1", port: int = 0) -> FakeServer:
+        """Door 4: a server on loopback, on a free port unless one is named; a context manager that starts it."""
+        from aivvm_testing.replay.server import FakeServer
+
+        return FakeServer(self, host=host, port=port)
+
+    def _explain(self, request: Request) -> str:
+        lines = [f"no reply for {describe(request)}"]
+        if self._recording is not None:
+            return "\n".join(lines + self._recording.explain(request))
+        lines.append(
+            f"The queue is empty: {self._queue.given} of {self._queue.added} scripted replies were given"
+            + (f", and none of {len(self._rules)} rules has one left that fits." if self._rules else ".")
+        )
+        lines += [f"  rule: {rule}, {rule.script.given} of {rule.script.added} given" for rule in self._rules]
+        lines += [
+            "To fix it: 1. script one more, fake.reply(...);",
+            "           2. let one answer for ever, fake.reply(..., forever=True);",
+            "           3. look at fake.requests: was the code expected to ask so often?",
+        ]
+        return "\n".join(lines)
+
+
+class Rule:
+    """Replies for the requests that fit; made by `FakeAivvm.on`."""
+
+    def __init__(
+        self, lock: threading.Lock, predicate: Callable[[Request], bool] | None, criteria: dict[str, str]
+    ) -> None:
+        self.script = _Script()
+        self._lock = lock
+        self._predicate = predicate
+        self._criteria = criteria
+
+    def reply(self, reply: Reply | str | bytes, *, times: int = 1, forever: bool = False) -> Rule:
+        """Adds a reply to this rule, to be given `times` times or `forever`."""
+        with self._lock:
+            self.script.add(reply, times, forever)
+        return self
+
+    def fits(self, request: Request) -> bool:
+        """Whether the request is what the rule was made for."""
+        given = self._criteria
+        if "path" in given and urlsplit(request.url).path != given["path"]:
+            return False
+        if "method" in given and request.method.upper() != given["method"].upper():
+            return False
+        if "model" in given or "contains" in given:
+            body = _json_of(request)
+            asked: dict[str, Any] = body if isinstance(body, dict) else {}
+            if "model" in given and _model_id(asked) != given["model"]:
+                return False
+            if "contains" in given and given["contains"] not in _last_user_message(asked):
+                return False
+        return self._predicate is None or self._predicate(request)
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={value!r}" for name, value in self._criteria.items()]
+        if self._predicate is not None:
+            shown.insert(0, getattr(self._predicate, "__name__", repr(self._predicate)))
+        return f"on({', '.join(shown)})"
+
+
+class _Script:
+    """Replies in order, each with how often it may still be given."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Reply, float]] = deque()
+        self.added = 0
+        self.given = 0
+
+    def add(self, reply: Reply | str | bytes, times: int, forever: bool) -> None:
+        if isinstance(reply, (str, bytes)):
+            reply = Reply.of(reply) if reply else Reply.of()
+        elif not isinstance(reply, Reply):
+            raise TypeError(f"a reply is text, bytes or a Reply, but got {reply!r}")
+        if times < 1:
+            raise ValueError(f"times is 1 or more, but got {times!r}")
+        self.added += times
+        self._waiting.append((_dressed(reply), inf if forever else times))
+
+    def next(self) -> Reply | None:
+        if not self._waiting:
+            return None
+        reply, left = self._waiting[0]
+        if left > 1:
+            self._waiting[0] = (reply, left - 1)
+        else:
+            self._waiting.popleft()
+        self.given += 1
+        return reply
+
+    def peek(self) -> Reply | None:
+        return self._waiting[0][0] if self._waiting else None
+
+    def left(self) -> list[str]:
+        return [
+            f"{reply!r}" + (f" ({left:g} times)" if left > 1 else "")
+            for reply, left in self._waiting
+            if left != inf
+        ]
+
+
+class _Playback:
+    """A recording being played: each exchange once, found by key in constant time."""
+
+    def __init__(self, recording: Recording, where: str, matcher: Matcher, speed: float) -> None:
+        if not 0 <= speed < inf:
+            raise ValueError(f"a speed is 0 (no gaps) or more, but got {speed!r}")
+        self._recording = recording
+        self._where = where
+        self._matcher = matcher
+        self._factor = 1 / speed if speed else 0.0
+        self._played = [False] * len(recording)
+        self._by_key: dict[Hashable, deque[int]] = {}
+        for n, exchange in enumerate(recording):
+            self._by_key.setdefault(matcher.key(exchange.request), deque()).append(n)
+
+    def next(self, request: Request) -> Reply | None:
+        waiting = self._by_key.get(self._matcher.key(request), ())
+        for n in waiting:
+            if not self._played[n] and self._matcher.accepts(self._recording[n].request, request):
+                return self._play(n)
+        return None
+
+    def _play(self, n: int) -> Reply:
+        self._played[n] = True
+        exchange: Exchange = self._recording[n]
+        waiting = self._by_key[self._matcher.key(exchange.request)]
+        waiting.remove(n)
+        return exchange.reply if self._factor == 1 else exchange.reply.scale(self._factor)
+
+    def peek(self) -> Reply | None:
+        return None if all(self._played) else self._recording[self._played.index(False)].reply
+
+    def skip(self) -> None:
+        self._play(self._played.index(False))
+
+    def left(self) -> list[str]:
+        return [
+            f"exchange {n} of {self._where}: {describe(exchange.request)}"
+            for n, exchange in enumerate(self._recording)
+            if not self._played[n]
+        ]
+
+    def explain(self, request: Request) -> list[str]:
+        match_on = ", ".join(c if isinstance(c, str) else repr(c) for c in self._matcher.match_on)
+        return [
+            f"Replaying {self._where}: {sum(self._played)} of {len(self._played)} exchanges played, "
+            f"matched on {match_on}.",
+            *self._matcher.explain(
+                request, ((n, one.request, self._played[n]) for n, one in enumerate(self._recording))
+            ),
+            "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
+            "           2. record the session again, if the request has changed for good;",
+            "           3. compare less: FakeAivvm.replaying(..., match_on=...).",
+        ]
+
+
+def _as_the_server(request: Request) -> Reply | dict[str, Any]:
+    """What the real server answers before it asks a model; the body of a chat request that it would pass on."""
+    path = urlsplit(request.url).path
+    if len(path) > 1 and path.endswith("/"):
+        target = path.rstrip("/") or "/"
+        return _dressed(
+            Reply.of(target, status=308, headers={"Location": target, "Refresh": f"0;url={target}"})
+        )
+    if path == "/api/models":
+        return _models() if isinstance(_json_of(request), dict) else _server_error()
+    if path != "/api/chat":
+        return _dressed(
+            Reply.of(
+                _NOT_FOUND_PAGE,
+                status=404,
+                headers={
+                    "Content-Type": "text/html; charset=utf-8",
+                    "Content-Length": str(len(_NOT_FOUND_PAGE)),
+                },
+            )
+        )
+    body = _json_of(request)
+    if not isinstance(body, dict) or not body.get("model") or not isinstance(body.get("messages"), list):
+        return _server_error()
+    for message in body["messages"]:
+        if not isinstance(message, dict) or message.get("content") is None:
+            return _server_error()
+    return body
+
+
+def _server_error() -> Reply:
+    return _dressed(Reply.error())
+
+
+def _models() -> Reply:
+    listed = [{"id": model.id, "name": model.name} for model in MODELS.values()]
+    body = json.dumps(listed, separators=(",", ":"))
+    return _dressed(Reply.of(body, headers={"content-type": "text/plain;charset=UTF-8"}))
+
+
+def _json_of(request: Request) -> Any:
+    # The real server accepts a byte order mark and replaces ill-formed UTF-8.
+    try:
+        return json.loads(request.body.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _model_id(body: dict[str, Any]) -> object:
+    model = body.get("model")
+    return model.get("id") if isinstance(model, dict) else model
+
+
+def _last_user_message(body: dict[str, Any]) -> str:
+    messages = body.get("messages")
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, dict) and message.get("role") == "user":
+            return str(message.get("content"))
+    return ""
+
+
+def _echo(body: dict[str, Any]) -> Reply:
+    text = _last_user_message(body)
+    words = [word.encode("utf-8", "replace") for word in _WORDS.findall(text)]
+    return _dressed(Reply.of(*words))
+
+
+_today: tuple[int, str] = (0, "")
+
+
+def _date() -> str:
+    global _today
+    now = int(time.time())
+    if _today[0] != now:
+        _today = (now, formatdate(now, usegmt=True))
+    return _today[1]
+
+
+def _dressed(reply: Reply) -> Reply:
+    """The reply with the connection's header fields that the real server sends, unless it brings its own."""
+    head = reply.head
+    if head is None or any(name.lower() in ("connection", "transfer-encoding") for name, _ in head.headers):
+        return reply
+    added = [("Date", _date()), ("Connection", "keep-alive"), ("Keep-Alive", "timeout=5")]
+    if head.headers.get("date") is not None:
+        del added[0]
+    if head.headers.get("content-length") is None:
+        added.append(("Transfer-Encoding", "chunked"))
+    dressed: Head = replace(head, headers=Headers([*head.headers, *added]))
+    return replace(reply, head=dressed)

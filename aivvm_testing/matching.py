@@ -1,0 +1,133 @@
+"""Which recorded exchange answers a request, and why none does.
+
+A criterion is a name of the table below or a callable `(recorded, incoming) -> bool`. Both requests are redacted by
+the same rules before they are compared, so that a recording without its secrets still answers. Nothing here knows
+what was played or plays anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from aivvm.terminal import printable
+from aivvm.transport import Request
+from aivvm_testing.redaction import redact_request
+
+Criterion: TypeAlias = "str | Callable[[Request, Request], bool]"
+
+DEFAULT_MATCH_ON: tuple[Criterion, ...] = ("method", "path", "json")
+"""No scheme, host or port: a recording made against a server plays at loopback."""
+
+_DIFF_LINES = 24
+_SHOWN_WIDTH = 100
+
+
+def _body_by_meaning(request: Request) -> Hashable:
+    try:
+        return json.dumps(_canonical(json.loads(request.body)), sort_keys=True)
+    except (ValueError, RecursionError):
+        return request.body
+
+
+def _canonical(value: Any) -> Any:
+    # JSON has one kind of number: 1 and 1.0 mean the same.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    return value
+
+
+_ASPECTS: dict[str, Callable[[Request, SplitResult], Hashable]] = {
+    "method": lambda request, url: request.method.upper(),
+    "scheme": lambda request, url: url.scheme,
+    "host": lambda request, url: url.hostname,
+    "port": lambda request, url: url.port or {"http": 80, "https": 443}.get(url.scheme),
+    "path": lambda request, url: url.path or "/",
+    "query": lambda request, url: tuple(sorted(parse_qsl(url.query, keep_blank_values=True))),
+    "json": lambda request, url: _body_by_meaning(request),
+    "body": lambda request, url: request.body,
+    "headers": lambda request, url: tuple(sorted((name.lower(), value) for name, value in request.headers)),
+}
+
+
+class Matcher:
+    """Compares requests by `match_on`; raises `ValueError` at once for a criterion that does not exist."""
+
+    def __init__(self, match_on: Sequence[Criterion] = DEFAULT_MATCH_ON) -> None:
+        if isinstance(match_on, str):
+            raise ValueError(f"match_on takes a sequence of criteria, such as ({match_on!r},)")
+        for criterion in match_on:
+            if isinstance(criterion, str) and criterion not in _ASPECTS:
+                near = difflib.get_close_matches(criterion, _ASPECTS, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_ASPECTS)}"
+                raise ValueError(f"match_on has no criterion {criterion!r}: {hint}")
+        self.match_on = tuple(match_on)
+        self._names = [criterion for criterion in match_on if isinstance(criterion, str)]
+        self._predicates = [criterion for criterion in match_on if not isinstance(criterion, str)]
+
+    def key(self, request: Request) -> Hashable:
+        """What two requests must share to match, as far as names go: the same key, whatever was redacted."""
+        request = redact_request(request)
+        url = urlsplit(request.url)
+        return tuple([_ASPECTS[name](request, url) for name in self._names])
+
+    def accepts(self, recorded: Request, incoming: Request) -> bool:
+        """Whether the callables among the criteria agree."""
+        return all(predicate(recorded, incoming) for predicate in self._predicates)
+
+    def differing(self, recorded: Request, incoming: Request) -> list[str]:
+        """The criteria by which the two differ, in the order of `match_on`."""
+        ours, theirs = redact_request(recorded), redact_request(incoming)
+        one, other = urlsplit(ours.url), urlsplit(theirs.url)
+        names = [name for name in self._names if _ASPECTS[name](ours, one) != _ASPECTS[name](theirs, other)]
+        if not self.accepts(recorded, incoming):
+            names.append("callable")
+        return names
+
+    def explain(self, incoming: Request, recorded: Iterable[tuple[int, Request, bool]]) -> list[str]:
+        """Lines that tell how near the nearest recorded request is; each comes as (number, request, played)."""
+        candidates = list(recorded)
+        if not candidates:
+            return ["Nothing is recorded."]
+        number, nearest, played = min(
+            candidates, key=lambda one: (len(self.differing(one[1], incoming)), one[2], one[0])
+        )
+        names = self.differing(nearest, incoming)
+        if not names:
+            same = [n for n, request, _ in candidates if not self.differing(request, incoming)]
+            which = f"exchange {same[0]}" if len(same) == 1 else f"exchanges {', '.join(map(str, same))}"
+            return [f"Recorded as {which}, and played already: it is asked once too often."]
+        state = " (played already)" if played else ""
+        lines = [f"Nearest: exchange {number}{state}, which differs in {', '.join(names)}:"]
+        was, now = _readable(redact_request(nearest)), _readable(redact_request(incoming))
+        diff = list(difflib.unified_diff(was, now, "recorded", "asked", lineterm="", n=1))
+        lines += ["  " + printable(line)[:_SHOWN_WIDTH] for line in diff[:_DIFF_LINES]]
+        if len(diff) > _DIFF_LINES:
+            lines.append(f"  ... {len(diff) - _DIFF_LINES} more lines")
+        return lines
+
+
+def _readable(request: Request) -> list[str]:
+    lines = [f"{request.method} {request.url}"]
+    try:
+        lines += json.dumps(json.loads(request.body), indent=1, ensure_ascii=False, sort_keys=True).split(
+            "\n"
+        )
+    except (ValueError, RecursionError):
+        lines += [repr(request.body)[:_SHOWN_WIDTH]]
+    return lines
+
+
+def describe(request: Request) -> str:
+    """One line that names a request without its secrets: method, url and the beginning of its body."""
+    request = redact_request(request)
+    body = request.body.decode("utf-8", "replace")
+    shown = body if len(body) <= _SHOWN_WIDTH else f"{body[:_SHOWN_WIDTH]}..."
+    return printable(f"{request.method} {request.url}" + (f" {shown}" if shown else "")).replace("\n", " ")

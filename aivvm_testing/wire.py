@@ -1,0 +1,560 @@
+"""HTTP/1.1 without I/O: bytes of requests in, timed bytes of replies out.
+
+It owns the syntax (RFC 9112) in both directions and nothing else. `RequestParser` turns bytes, split anywhere, into
+whole requests, and refuses what two readers could read in two ways: that is how requests are smuggled. `schedule`
+turns a `Reply` into the bytes to send and when, boundaries kept: one HTTP chunk per chunk. No sockets, clocks or
+threads here, and no opinion about what is answered: doors bring the bytes, the fake chooses the reply.
+
+Limits, for each request: a head of 64 KiB and a body of 64 MiB unless told otherwise. A parser never holds more than
+one request's worth of unfinished bytes besides what it was just fed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Literal, NamedTuple, NoReturn, TypeAlias
+
+from aivvm.transport import Headers, Request
+from aivvm_testing.reply import EndingKind, Head, Reply
+
+MAX_HEAD = 64 * 1024
+MAX_BODY = 64 * 1024 * 1024
+_MAX_CHUNK_LINE = 256
+_MAX_DIGITS = 18  # of a length; more is past any limit, and costs more to read the longer it is
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""What a client that sent `Expect: 100-continue` waits for."""
+
+# Requests in
+
+
+class Incoming(NamedTuple):
+    """A whole request. `version` is `1.1` or `1.0`; `keep_alive`: whether its sender can take another answer."""
+
+    request: Request
+    version: str = "1.1"
+    keep_alive: bool = True
+
+
+class AwaitsContinue(NamedTuple):
+    """The client sent a head with `Expect: 100-continue`, and holds back the body until it reads `CONTINUE`."""
+
+
+class Refusal(NamedTuple):
+    """What came is no acceptable request: the `status` to answer, and `why`, for people to read."""
+
+    status: int
+    why: str
+
+    @property
+    def answer(self) -> bytes:
+        """The whole answer, as the real server gives it: no body, and the connection ends."""
+        return (
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\nConnection: close\r\n\r\n".encode()
+        )
+
+
+Event: TypeAlias = "Incoming | AwaitsContinue | Refusal"
+
+
+class RequestParser:
+    """Bytes in, at any split; what they amount to out.
+
+    The same bytes give the same requests and the same refusal however they are split. A `Refusal` is the last thing
+    that a parser gives: whatever comes after it cannot be trusted to begin where a request begins, and is dropped.
+
+    The url of a request is its absolute-form target, else made of `scheme`, the Host field (`authority` where that
+    is missing from HTTP/1.0, or empty) and the target. Header names keep their case, order and duplicates; values
+    are latin-1, without the blanks around them. A chunked body is joined, its extensions and trailers are checked
+    and dropped.
+
+    Refused with 400: anything malformed, including bare CR or LF, NUL and other controls, folded lines, blanks
+    before a colon, no Host or several, two lengths, a length with a transfer coding. 413: a body over `max_body`
+    bytes. 417: an expectation other than 100-continue. 431: a head, or trailers, over `max_head` bytes. 501: a
+    transfer coding other than chunked, and CONNECT. 505: neither HTTP/1.0 nor HTTP/1.1.
+    """
+
+    __slots__ = (
+        "_authority",
+        "_body",
+        "_buffer",
+        "_head",
+        "_line_end",
+        "_max_body",
+        "_max_head",
+        "_over",
+        "_scheme",
+        "_seen",
+    )
+
+    def __init__(
+        self,
+        *,
+        authority: str = "localhost",
+        scheme: str = "http",
+        max_head: int = MAX_HEAD,
+        max_body: int = MAX_BODY,
+    ) -> None:
+        self._authority = authority
+        self._scheme = scheme
+        self._max_head = max_head
+        self._max_body = max_body
+        self._buffer = bytearray()
+        self._seen = 0  # so much of a head was looked at before, in vain
+        self._line_end = 0  # and so much of it is a good request line
+        self._head: _Head | None = None
+        self._body: _ChunkedBody | None = None
+        self._over = False
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a request has begun and is not whole yet."""
+        return bool(self._buffer) or self._head is not None
+
+    def feed(self, data: bytes) -> list[Event]:
+        """What these bytes complete, in order."""
+        events: list[Event] = []
+        if self._over:
+            return events
+        self._buffer += data
+        try:
+            while self._buffer:
+                head = self._head
+                if head is None:
+                    self._head = head = self._read_head()
+                    if head is None:
+                        break
+                    if head.awaits_continue and not self._buffer:
+                        events.append(AwaitsContinue())
+                body = self._read_body(head)
+                if body is None:
+                    break
+                self._head = None
+                request = Request(head.method, head.url, head.headers, body)
+                events.append(Incoming(request, head.version, head.keep_alive))
+        except _Malformed as error:
+            self._over = True
+            self._buffer.clear()
+            self._head = self._body = None
+            events.append(Refusal(error.status, error.why))
+        return events
+
+    def _read_head(self) -> _Head | None:
+        buffer = self._buffer
+        while buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: some clients end a body with one too many
+            del buffer[:2]
+        end = buffer.find(b"\r\n\r\n", max(0, self._seen - 3), self._max_head) + 4
+        if end < 4:
+            self._check_beginning()
+            self._seen = len(buffer)
+            return None
+        data = bytes(buffer[:end])
+        del buffer[:end]
+        self._seen = self._line_end = 0
+        head = _head_of(data, self._scheme, self._authority)
+        if head.length is None:
+            self._body = _ChunkedBody(self._max_body, self._max_head)
+        elif head.length > self._max_body:
+            raise _Malformed(413, f"a body has at most {self._max_body} bytes")
+        return head
+
+    def _check_beginning(self) -> None:
+        """Refuses a head that cannot become one, without waiting for its end: its sender may be waiting, too.
+
+        So it is with the bytes after a body that was longer than its Content-Length.
+        """
+        buffer = self._buffer
+        if not _METHOD.match(buffer) and not b"\r".startswith(buffer):
+            raise _Malformed(400, f"a request begins with its method, but came {_shown(buffer)}")
+        if not self._line_end:
+            self._line_end = buffer.find(b"\n", self._seen, self._max_head) + 1
+            if self._line_end:
+                _parse_line(bytes(buffer[: self._line_end]))
+        if _EMPTY_LINE.search(buffer, max(0, self._seen - 2), self._max_head):
+            raise _Malformed(400, "lines of a head end in CRLF, but came a bare LF")
+        if len(buffer) >= self._max_head:
+            raise _Malformed(431, f"a head has at most {self._max_head} bytes")
+
+    def _read_body(self, head: _Head) -> bytes | None:
+        if head.length == 0:
+            return b""
+        if self._body is not None:
+            body = self._body.read(self._buffer)
+            if body is not None:
+                self._body = None
+            return body
+        if head.length is None or len(self._buffer) < head.length:
+            return None
+        body = bytes(self._buffer[: head.length])
+        del self._buffer[: head.length]
+        return body
+
+
+class _Malformed(Exception):
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(status, why)
+        self.status = status
+        self.why = why
+
+
+class _Head(NamedTuple):
+    method: str
+    url: str
+    headers: Headers
+    version: str
+    keep_alive: bool
+    length: int | None  # None: chunked
+    awaits_continue: bool
+
+
+class _ChunkedBody:
+    """A chunked request body on its way in (RFC 9112, 7.1)."""
+
+    __slots__ = ("_data", "_left", "_max_body", "_room", "_stage")
+
+    def __init__(self, max_body: int, max_trailers: int) -> None:
+        self._data = bytearray()
+        self._max_body = max_body
+        self._room = max_trailers
+        self._left = 0
+        self._stage: Literal["size", "data", "data end", "trailers"] = "size"
+
+    def read(self, buffer: bytearray) -> bytes | None:
+        """Takes what it can from the front of `buffer`; gives the body once it is whole."""
+        while True:
+            if self._stage == "size":
+                end = buffer.find(b"\n", 0, _MAX_CHUNK_LINE) + 1
+                if not end and len(buffer) < _MAX_CHUNK_LINE:
+                    return None
+                size = _CHUNK_LINE.fullmatch(buffer, 0, end)
+                if size is None:
+                    raise _Malformed(400, f"a chunk begins with its size, but came {_shown(buffer)}")
+                self._left = int(size[1], 16)
+                if len(self._data) + self._left > self._max_body:
+                    raise _Malformed(413, f"a body has at most {self._max_body} bytes")
+                del buffer[:end]
+                self._stage = "data" if self._left else "trailers"
+            elif self._stage == "data":
+                taken = buffer[: self._left]
+                del buffer[: self._left]
+                self._data += taken
+                self._left -= len(taken)
+                if self._left:
+                    return None
+                self._stage = "data end"
+            elif self._stage == "data end":
+                if len(buffer) < 2 and b"\r".startswith(buffer):
+                    return None
+                if not buffer.startswith(b"\r\n"):
+                    raise _Malformed(400, f"CRLF ends a chunk, but came {_shown(buffer)}")
+                del buffer[:2]
+                self._stage = "size"
+            else:
+                end = buffer.find(b"\n", 0, self._room) + 1
+                if not end:
+                    if len(buffer) >= self._room:
+                        raise _Malformed(431, "the trailers are too long")
+                    return None
+                line = buffer[:end].decode("latin-1")
+                del buffer[:end]
+                if line == "\r\n":
+                    return bytes(self._data)
+                _parse_fields(line)
+                self._room -= end
+
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_METHOD = re.compile(rb"[A-Z][A-Z-]{0,31}(?: |\Z)")
+_LINE = re.compile(rb"[A-Z][A-Z-]{0,31} [!\"$-~]+ HTTP/[0-9]\.[0-9]\r\n")
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+_FIELD = re.compile(rf"^({_TOKEN}):([\t\x20-\x7e\x80-\xff]*)\r\n", re.MULTILINE)
+_NAME = re.compile(_TOKEN)
+_HOST = r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Za-z:.%]+\])(?::[0-9]{0,5})?"
+_AUTHORITY = re.compile(_HOST)
+_ABSOLUTE = re.compile(rf"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}([/?].*)?")
+_DIGITS = re.compile(r"[0-9]+")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_BREAKING = re.compile(r"[\r\n\0]")
+_TELLING = frozenset({"host", "connection", "transfer-encoding", "content-length", "expect"})
+
+
+def _parse_head(data: bytes, scheme: str, authority: str) -> _Head:
+    """The head that these bytes are, up to and with its empty line."""
+    end = data.index(b"\n") + 1
+    method, target, version = _parse_line(data[:end])
+    fields = _parse_fields(data[end:-2].decode("latin-1"))
+    said: dict[str, list[str]] = {}
+    for name, value in fields:
+        if (lower := name.lower()) in _TELLING:
+            said.setdefault(lower, []).append(value)
+
+    hosts = said.get("host", ())
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        raise _Malformed(400, f"a request has one Host field, but got {len(hosts)}")
+    if hosts and hosts[0]:
+        authority = hosts[0]
+        if not _AUTHORITY.fullmatch(authority):
+            raise _Malformed(400, f"Host is a host and maybe a port, but got {authority!r}")
+
+    connection = _tokens(said.get("connection", ()))
+    keep_alive = "close" not in connection and (version == "1.1" or "keep-alive" in connection)
+
+    length: int | None = 0
+    if "transfer-encoding" in said:
+        length = None
+        codings = _tokens(said["transfer-encoding"])
+        if "content-length" in said:
+            raise _Malformed(400, "both Content-Length and Transfer-Encoding say how long the body is")
+        if version == "1.0":
+            raise _Malformed(400, "HTTP/1.0 has no Transfer-Encoding")
+        if codings.count("chunked") != 1 or codings[-1] != "chunked":
+            raise _Malformed(400, f"chunked comes last and once in Transfer-Encoding, but got {codings}")
+        if len(codings) > 1:
+            raise _Malformed(501, f"the only transfer coding is chunked, but got {codings}")
+    elif "content-length" in said:
+        lengths = said["content-length"]
+        if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+            raise _Malformed(400, f"Content-Length is one number, but got {', '.join(lengths)!r}")
+        if len(lengths[0]) > _MAX_DIGITS:
+            raise _Malformed(413, "Content-Length is beyond all bounds")
+        length = int(lengths[0])
+
+    expected = ",".join(said.get("expect", ())).lower() if version == "1.1" else ""
+    if expected not in ("", "100-continue"):
+        raise _Malformed(417, f"the only expectation is 100-continue, but got {expected!r}")
+    url = _url(method, target, scheme, authority)
+    return _Head(method, url, fields, version, keep_alive, length, bool(expected) and length != 0)
+
+
+# A client repeats itself: its next head is mostly its last. Long ones are not worth their memory.
+_remembered = lru_cache(maxsize=128)(_parse_head)
+
+
+def _head_of(data: bytes, scheme: str, authority: str) -> _Head:
+    parse = _remembered if len(data) <= 2048 else _parse_head
+    return parse(data, scheme, authority)
+
+
+def _parse_line(line: bytes) -> tuple[str, str, str]:
+    parts = _LINE.fullmatch(line)
+    if parts is None:
+        raise _Malformed(400, f"a request line is METHOD target HTTP/1.1 and CRLF, but came {_shown(line)}")
+    method, target, version = line.decode().split()
+    if version not in ("HTTP/1.1", "HTTP/1.0"):
+        raise _Malformed(505, f"the versions are HTTP/1.1 and HTTP/1.0, but came {version}")
+    return method, target, version[5:]
+
+
+def _url(method: str, target: str, scheme: str, authority: str) -> str:
+    if target.startswith("/"):
+        return f"{scheme}://{authority}{target}"
+    if target == "*" and method == "OPTIONS":
+        return f"{scheme}://{authority}"  # RFC 9112, 3.3: about the server, without a path
+    if method == "CONNECT":
+        raise _Malformed(501, "this server is no tunnel")
+    if absolute := _ABSOLUTE.fullmatch(target):
+        return target if absolute[1] else target + "/"
+    raise _Malformed(400, f"a target is a path or an http url, but got {target!r}")
+
+
+def _parse_fields(text: str) -> Headers:
+    """The fields of whole lines."""
+    found = _FIELD.findall(text)
+    # Each match is a whole line, so they are all lines if together they are as long.
+    if sum([len(name) + len(value) + 3 for name, value in found]) != len(text):
+        _explain_fields(text)
+    return Headers([(name, value.strip(" \t")) for name, value in found])
+
+
+def _explain_fields(text: str) -> NoReturn:
+    line = next(line for line in text[:-1].split("\n") if not _FIELD.fullmatch(line + "\n"))
+    name, colon, _ = line.partition(":")
+    if line.startswith((" ", "\t")):
+        why = "a line is folded"
+    elif not line.endswith("\r") or "\r" in line[:-1]:
+        why = "a line holds a bare CR or LF"
+    elif not colon:
+        why = "a line has no colon"
+    elif name.endswith((" ", "\t")):
+        why = "a blank stands before the colon"
+    elif not _NAME.fullmatch(name):
+        why = "a name is no token"
+    else:
+        why = "a value holds a control character"
+    raise _Malformed(400, f"{why} in the header fields: {_shown(line.encode('latin-1'))}")
+
+
+def _tokens(values: Sequence[str]) -> list[str]:
+    return [token for value in values for part in value.split(",") if (token := part.strip(" \t").lower())]
+
+
+def _shown(data: bytes | bytearray) -> str:
+    return repr(bytes(data[:40])) + ("..." if len(data) > 40 else "")
+
+
+# Replies out
+
+Stop: TypeAlias = Literal["keep", "close", "reset", "stall", "closed"]
+"""How a connection goes on when a schedule is done: `keep` takes the next request; `close` sends FIN; `reset` sends
+RST once the peer has what was sent; `stall` stays open and silent; `closed` expects that the client has left."""
+
+
+class Schedule(NamedTuple):
+    """What to send when, and how it stops. Times are seconds since the request was whole, and never decrease.
+
+    `steps` are (at, bytes), one for each moment: frames that are due together leave together. The stop is due `at`
+    so many seconds, after all steps.
+    """
+
+    steps: tuple[tuple[float, bytes], ...]
+    stop: Stop
+    at: float
+
+
+_STOPS: dict[EndingKind, Stop] = {
+    "complete": "keep",
+    "cut": "close",
+    "reset": "reset",
+    "stall": "stall",
+    "closed": "closed",
+    "unfinished": "closed",  # likewise: what would have come next is not known
+    # A server that was reached cannot take that back: a reset before any byte is the nearest it has.
+    "refused": "reset",
+    "unresolved": "reset",
+    "tls": "reset",
+    "unreachable": "reset",
+}
+
+
+def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_alive: bool = True) -> Schedule:
+    """The bytes of a reply to such a request, and when each is due.
+
+    The head is the reply's own. Without a transfer-encoding, a content-length and `connection: close`, it gains
+    `Transfer-Encoding: chunked`; a given content-length is sent as it is, right or wrong. The framing is chunked
+    where the head says so. An answer to HEAD, a 204, 304 or 1xx has no body, and gains nothing. A client that keeps
+    no connection, or speaks HTTP/1.0, is told `close` where the head says keep-alive, as the real server does;
+    HTTP/1.0 knows no chunks, and its bodies end with the connection.
+
+    `Ending.data` goes out raw, after the last chunk, and after the end of a complete body. A connection stays open
+    only after a complete answer that came out as long as its framing says.
+
+    Raises `ValueError` for a reason or a field that would break its line or that latin-1 cannot carry.
+    """
+    head, ending = reply.head, reply.ending
+    stop = _STOPS[ending.kind]
+    if head is None:
+        return Schedule(((ending.at, ending.data),) if ending.data else (), stop, ending.at)
+
+    fields = head.headers
+    codings = _tokens(fields.get_all("transfer-encoding"))
+    lengths = fields.get_all("content-length")
+    closes = "close" in _tokens(fields.get_all("connection"))
+    bodiless = head.status < 200 or head.status in (204, 304)
+    bare = bodiless or method == "HEAD"
+    chunked = False
+    if version == "1.0" or bodiless:
+        fields = fields.without("transfer-encoding")
+    elif codings:
+        chunked = codings[-1] == "chunked"
+    elif not (lengths or closes or bare):
+        chunked = True
+        fields = Headers([*fields, ("Transfer-Encoding", "chunked")])
+    if not keep_alive or version == "1.0":
+        closes = True
+        fields = _closing(fields)
+
+    pieces = [(head.at, _head_bytes(head, fields))]
+    whole = bare or chunked
+    if not bare:
+        pieces += [
+            (chunk.at, _frame(chunk.data) if chunked else chunk.data) for chunk in reply.chunks if chunk.data
+        ]
+        if ending.kind == "complete" and chunked:
+            pieces.append((ending.at, b"0\r\n\r\n"))
+        if ending.data:
+            pieces.append((ending.at, ending.data))
+        if not chunked:
+            whole = _is_length(lengths, sum([len(chunk.data) for chunk in reply.chunks]))
+    if stop == "keep" and (closes or not whole or ending.data):
+        stop = "close"
+    return Schedule(_together(pieces), stop, ending.at)
+
+
+class Schedules:
+    """`schedule`, with the bytes of a reply made once however many clients it is played to.
+
+    Keeps the schedules it made last, up to `max_bytes` of them. For one thread at a time.
+    """
+
+    def __init__(self, *, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._left = max_bytes
+        self._made: dict[tuple[int, str, str, bool], tuple[Reply, Schedule, int]] = {}
+
+    def of(self, reply: Reply, *, method: str, version: str, keep_alive: bool) -> Schedule:
+        # By identity: hashing a reply costs as much as making its bytes. The entry keeps the reply, and so its id.
+        key = (id(reply), method, version, keep_alive)
+        entry = self._made.get(key)
+        if entry is not None:
+            return entry[1]
+        made = schedule(reply, method=method, version=version, keep_alive=keep_alive)
+        size = (
+            sum([len(data) for _, data in made.steps]) + 1024
+        )  # and about so much for the objects around them
+        self._made[key] = (reply, made, size)
+        self._left -= size
+        while self._left < 0:
+            oldest = next(iter(self._made))
+            self._left += self._made.pop(oldest)[2]
+        return made
+
+
+def _frame(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _closing(fields: Headers) -> Headers:
+    return Headers(
+        [
+            (name, "close")
+            if name.lower() == "connection" and value.lower() == "keep-alive"
+            else (name, value)
+            for name, value in fields
+            if name.lower() != "keep-alive"
+        ]
+    )
+
+
+def _head_bytes(head: Head, fields: Headers) -> bytes:
+    lines = [f"HTTP/1.1 {head.status} {head.reason}"]
+    for name, value in fields:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"the name of a header field is a token (RFC 9110, 5.6.2), but got {name!r}")
+        lines.append(f"{name}: {value}")
+    for line in lines:
+        if _BREAKING.search(line):
+            raise ValueError(f"a line of the head holds no CR, LF or NUL, but got {line!r}")
+        if not line.isascii() and max(line) > "\xff":
+            raise ValueError(f"a head is latin-1, which cannot carry {max(line)!r} of {line!r}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _is_length(values: list[str], size: int) -> bool:
+    # Compared as text: a wrong length may have more digits than `int` takes.
+    return len(values) == 1 and (values[0].strip(" \t").lstrip("0") or "0") == str(size)
+
+
+def _together(pieces: list[tuple[float, bytes]]) -> tuple[tuple[float, bytes], ...]:
+    """Pieces that are due at the same moment, joined."""
+    steps: list[tuple[float, bytes]] = []
+    due: list[bytes] = []
+    now = pieces[0][0]
+    for at, data in pieces:
+        if at != now:
+            steps.append((now, b"".join(due)))
+            now, due = at, []
+        due.append(data)
+    steps.append((now, b"".join(due)))
+    return tuple(steps)

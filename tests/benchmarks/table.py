@@ -1,0 +1,34 @@
+"""Fair timing and a plain table: every contender in turn, round after round, medians, and ratios to one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int, calls: int
+) -> dict[str, float]:
+    """Seconds per call: the median over `rounds` of the mean of `calls`, contenders taking turns."""
+    for run in contenders.values():
+        run()
+    took: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            begun = time.perf_counter()
+            for _ in range(calls):
+                run()
+            took[name].append((time.perf_counter() - begun) / calls)
+    return {name: median(times) for name, times in took.items()}
+
+
+def render(
+    title: str, seconds: Mapping[str, float], *, against: str, unit: float = 1e-6, name: str = "us"
+) -> str:
+    """A table of the figures, and how many times `against`'s each of them is."""
+    base = seconds[against]
+    lines = [title, f"  {'':44} {name:>10} {'x ' + against:>24}"]
+    for contender, value in seconds.items():
+        lines.append(f"  {contender:44} {value / unit:10.2f} {value / base:24.3f}")
+    return "\n".join(lines)

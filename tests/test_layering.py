@@ -1,0 +1,100 @@
+"""Arrows run one way: each module imports only from modules below it, and heavy imports stay in one place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = {
+    "aivvm": [
+        ["errors", "decoding", "terminal", "base_provider"],
+        ["transport", "models"],
+        ["payload", "answers", "requests_transport"],
+        ["provider"],
+        ["__init__", "__main__"],
+    ],
+    "aivvm_testing": [
+        ["errors", "clock"],
+        ["reply", "redaction"],
+        ["recording", "wire"],
+        ["matching", "fixtures", "strategies"],
+        ["fake"],
+        ["replay.__init__", "replay.transport", "replay.server", "record.__init__", "record.transport"],
+        ["__init__", "demo", "pytest_plugin"],
+        ["cli"],
+    ],
+}
+SHORTCUTS = {
+    ("aivvm_testing.reply", "aivvm_testing.recording"),  # Reply.load
+    ("aivvm_testing.fake", "aivvm_testing.replay.transport"),  # FakeAivvm.transport
+    ("aivvm_testing.fake", "aivvm_testing.replay.server"),  # FakeAivvm.server
+}
+"""Conveniences on a lower noun that reach up, inside a function, when they are called."""
+
+ONLY_IN = {
+    "requests": {"aivvm.requests_transport", "aivvm_testing.demo"},
+    "urllib3": {"aivvm.requests_transport"},
+    "hypothesis": {"aivvm_testing.strategies"},
+    "pytest": {"aivvm_testing.pytest_plugin"},
+    "yaml": set(),
+    "pickle": set(),
+}
+
+RANK = {
+    f"{package}.{module}".removesuffix(".__init__"): (package == "aivvm_testing", rank)
+    for package, layers in LAYERS.items()
+    for rank, layer in enumerate(layers)
+    for module in layer
+}
+
+
+def modules():
+    for package in LAYERS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
+
+
+def imports(path):
+    """Each imported name with whether the import is inside a function or only for type checkers."""
+
+    def walk(node, deferred):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, deferred) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                yield child.module, deferred
+                yield from ((f"{child.module}.{alias.name}", deferred) for alias in child.names)
+            typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+            inner = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from walk(child, deferred or inner or typing_only)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+@pytest.mark.parametrize(("module", "path"), [pytest.param(m, p, id=m) for m, p in modules()])
+def test_a_module_imports_only_from_below(module, path):
+    assert module in RANK, f"give {module} its place in LAYERS"
+    for name, deferred in imports(path):
+        if name in RANK and name not in ("aivvm", "aivvm_testing", module):
+            below = RANK[name] < RANK[module]
+            assert below or (deferred and (module, name) in SHORTCUTS) or module == "aivvm_testing", (
+                f"{module} imports {name}, which is not below it"
+            )
+        if module.split(".")[0] == "aivvm":
+            assert not name.startswith("aivvm_testing")
+
+
+@pytest.mark.parametrize(("module", "path"), [pytest.param(m, p, id=m) for m, p in modules()])
+def test_heavy_libraries_are_imported_in_one_place(module, path):
+    for name, _ in imports(path):
+        allowed = ONLY_IN.get(name.split(".")[0])
+        assert allowed is None or module in allowed, f"{module} imports {name}"
+
+
+def test_there_are_no_rooms_for_odds_and_ends():
+    assert not [
+        m for m, _ in modules() if m.rsplit(".", 1)[-1] in ("utils", "helpers", "types", "common", "misc")
+    ]

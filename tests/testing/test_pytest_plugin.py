@@ -1,0 +1,68 @@
+"""The plugin, tested through pytest itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+pytest_plugins = ["pytester"]
+
+
+def test_the_fixtures_work_without_configuration(pytester):
+    pytester.makepyfile(
+        """
+        import requests
+
+        HELLO = [{"role": "user", "content": "Hello"}]
+
+        def test_provider(fake_aivvm, aivvm_provider):
+            fake_aivvm.reply("Hi")
+            assert list(aivvm_provider.create_completion("gpt-4", HELLO)) == ["Hi"]
+            assert fake_aivvm.requests[0].json()["messages"] == HELLO
+
+        def test_server(fake_aivvm, aivvm_server):
+            fake_aivvm.reply("Hi")
+            body = {"model": "gpt-4", "messages": HELLO}
+            assert requests.post(aivvm_server.url + "/api/chat", json=body, timeout=5).text == "Hi"
+        """
+    )
+    pytester.runpytest().assert_outcomes(passed=2)
+
+
+def test_what_was_not_played_is_an_error_at_the_end_of_the_test(pytester):
+    pytester.makepyfile(
+        """
+        def test_forgets_to_ask(fake_aivvm):
+            fake_aivvm.reply("Hi")
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*UnplayedReplies: 1 not played (0 requests came):*", "*in the queue: *'Hi'*"]
+    )
+
+
+def test_an_unmatched_request_that_the_code_swallowed_is_an_error_all_the_same(pytester):
+    pytester.makepyfile(
+        """
+        def test_swallows(fake_aivvm, aivvm_provider):
+            fake_aivvm.on(model="gpt-4").reply("Hi", forever=True)
+            try:
+                list(aivvm_provider.create_completion("gpt-3.5-turbo", []))
+            except BaseException:
+                pass
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*UnmatchedRequest: no reply for POST *"])
+
+
+def test_loading_the_plugin_imports_nothing_heavy():
+    code = (
+        "import sys, pytest; before = set(sys.modules); import aivvm_testing.pytest_plugin; "
+        "print(sorted(set(sys.modules) - before))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "['aivvm_testing', 'aivvm_testing.pytest_plugin']"

@@ -1,0 +1,571 @@
+"""HTTP/1.1 without I/O: what a request is does not depend on how its bytes are split, and a reply survives the wire."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aivvm.transport import Headers, Request
+from aivvm_testing import strategies
+from aivvm_testing.reply import Chunk, Ending, Head, Reply, wait
+from aivvm_testing.wire import (
+    AwaitsContinue,
+    Event,
+    Incoming,
+    Refusal,
+    RequestParser,
+    Schedules,
+    schedule,
+)
+
+HOST = "127.0.0.1:3000"
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def parsed(*pieces: bytes, **limits: int) -> list[Event]:
+    """What the pieces give; whether the client was told to go on depends on the split, and is left out."""
+    parser = RequestParser(authority=HOST, **limits)
+    return [event for piece in pieces for event in parser.feed(piece) if event != AwaitsContinue()]
+
+
+def one_by_one(data: bytes) -> list[bytes]:
+    return [data[n : n + 1] for n in range(len(data))]
+
+
+# Requests
+
+
+def head(*lines: str, body: bytes = b"") -> bytes:
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+@st.composite
+def requests_and_bytes(draw: st.DrawFn) -> tuple[Incoming, bytes]:
+    """A well-formed request as it should be understood, and one way to write it."""
+    method = draw(st.sampled_from(["GET", "POST", "PUT", "M-SEARCH"]))
+    target = draw(st.sampled_from(["/", "/api/chat", "/a?b=c&d=%C3%A9", "http://x.example:81/p", "HTTP://x"]))
+    url = {"/": f"http://{HOST}/", "HTTP://x": "HTTP://x/"}.get(target, target)
+    url = f"http://{HOST}{url}" if url.startswith("/") else url
+    value = st.text(
+        st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=9
+    )
+    name = st.sampled_from(["X-oDD-CaSe", "x-odd-case", "Via", "!#$%&'*+.^_`|~0"])
+    fields = [("Host", HOST), *draw(st.lists(st.tuples(name, value.map(lambda v: v.strip(" "))), max_size=3))]
+    keep_alive = draw(st.booleans())
+    if not keep_alive:
+        fields.append(("Connection", draw(st.sampled_from(["close", "Close", "x, CLOSE"]))))
+    body = draw(st.binary(max_size=40))
+    chunks = draw(st.none() | strategies.chunkings(body))
+    if chunks is not None:
+        fields.append(("Transfer-Encoding", draw(st.sampled_from(["chunked", "Chunked"]))))
+        size = draw(st.sampled_from(["%x", "%X", "00%x", "%x;a=b", "%x ; q"]))
+        trailers = draw(st.sampled_from([b"", b"Checksum: 1\r\n", b"A: \r\nB: x\r\n"]))
+        sent = b"".join([(size % len(c)).encode() + b"\r\n" + c + b"\r\n" for c in chunks if c])
+        sent += b"0\r\n" + trailers + b"\r\n"
+    else:
+        sent = body
+        if body or draw(st.booleans()):
+            fields.append(("Content-Length", draw(st.sampled_from(["%d", "000%d"])) % len(body)))
+    blank = draw(st.sampled_from(["", " ", "\t ", "   "]))
+    lines = [f"{name}:{blank}{value}{blank}" for name, value in fields]
+    before = draw(st.sampled_from([b"", b"\r\n", b"\r\n\r\n"]))
+    request = Request(method, url, Headers(fields), body)
+    return Incoming(request, "1.1", keep_alive), before + head(
+        f"{method} {target} HTTP/1.1", *lines, body=sent
+    )
+
+
+@given(st.lists(requests_and_bytes(), min_size=1, max_size=3), st.data())
+def test_any_split_of_requests_gives_the_same_requests(
+    written: list[tuple[Incoming, bytes]], data: st.DataObject
+):
+    expected = [incoming for incoming, _ in written]
+    stream = b"".join([text for _, text in written])
+    assert parsed(stream) == expected
+    assert parsed(*one_by_one(stream)) == expected
+    assert parsed(*data.draw(strategies.chunkings(stream))) == expected
+
+
+@given(
+    st.lists(
+        st.sampled_from([*GET.split(b" "), b"\r", b"\n", b" ", b"\0", b":", GET, CHUNKED, b"5\r\nab", b"0"])
+    )
+)
+def test_any_split_of_anything_gives_the_same_answer(pieces: list[bytes]):
+    limits = {"max_head": 60, "max_body": 8}
+    stream = b"".join(pieces)
+    whole = [event[:1] for event in parsed(stream, **limits)]
+    assert [event[:1] for event in parsed(*pieces, **limits)] == whole
+    assert [event[:1] for event in parsed(*one_by_one(stream), **limits)] == whole
+
+
+MALFORMED = {
+    # The line
+    "garbage": (400, b"hello\r\n"),
+    "garbage without a line end": (400, b'7}"'),
+    "a blank first": (400, b" GET / HTTP/1.1\r\n"),
+    "method in small letters": (400, b"get / HTTP/1.1\r\n"),
+    "endless method": (400, b"A" * 33),
+    "no target": (400, b"GET HTTP/1.1\r\n"),
+    "no version": (400, b"GET /\r\n"),
+    "two blanks": (400, b"GET  / HTTP/1.1\r\n"),
+    "a tab for a blank": (400, b"GET\t/ HTTP/1.1\r\n"),
+    "blank in the target": (400, b"GET /a b HTTP/1.1\r\n"),
+    "control in the target": (400, b"GET /\x00 HTTP/1.1\r\n"),
+    "8 bits in the target": (400, b"GET /\xe9 HTTP/1.1\r\n"),
+    "fragment": (400, b"GET /#x HTTP/1.1\r\n"),
+    "the line ends in a bare LF": (400, b"GET / HTTP/1.1\n"),
+    "the line ends in a bare CR": (400, b"GET / HTTP/1.1\rHost: h\r\n"),
+    "HTTP/2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "HTTP/1.2": (505, b"GET / HTTP/1.2\r\n"),
+    "HTTP/0.9": (400, b"GET / HTTP/0\r\n"),
+    "TLS": (400, b"\x16\x03\x01\x02\x00"),
+    # The target
+    "a relative target": (400, b"GET x HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "an asterisk for anything but OPTIONS": (400, b"GET * HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "another scheme": (400, b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "user information": (400, b"GET http://me@h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "CONNECT": (501, b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n"),
+    # The host
+    "no Host": (400, b"GET / HTTP/1.1\r\n\r\n"),
+    "two Hosts": (400, b"GET / HTTP/1.1\r\nHost: h\r\nhost: h\r\n\r\n"),
+    "a path in Host": (400, b"GET / HTTP/1.1\r\nHost: h/x\r\n\r\n"),
+    "a user in Host": (400, b"GET / HTTP/1.1\r\nHost: me@h\r\n\r\n"),
+    # The fields
+    "no colon": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx\r\n\r\n"),
+    "no name": (400, b"GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n"),
+    "a blank before the colon": (400, b"GET / HTTP/1.1\r\nHost : h\r\n\r\n"),
+    "a blank in the name": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx y: z\r\n\r\n"),
+    "8 bits in the name": (400, b"GET / HTTP/1.1\r\nHost: h\r\n\xe9: z\r\n\r\n"),
+    "a folded line": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: y\r\n z\r\n\r\n"),
+    "a folded line first": (400, b"GET / HTTP/1.1\r\n Host: h\r\n\r\n"),
+    "a bare CR": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: y\rz: 1\r\n\r\n"),
+    "a bare LF": (400, b"GET / HTTP/1.1\r\nHost: h\nx: y\r\n\r\n"),
+    "a head that ends in bare LFs": (400, b"GET / HTTP/1.1\r\nHost: h\n\n"),
+    "an empty line in bare LFs": (400, b"GET / HTTP/1.1\r\nHost: h\r\n\nx: y\r\n\r\n"),
+    "a bare LF and CRLF": (400, b"GET / HTTP/1.1\r\nHost: h\n\r\n"),
+    "NUL": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: \0\r\n\r\n"),
+    "a control": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: \x1b[2J\r\n\r\n"),
+    "DEL": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: \x7f\r\n\r\n"),
+    "another expectation": (417, b"GET / HTTP/1.1\r\nHost: h\r\nExpect: a miracle\r\n\r\n"),
+    # The length
+    "two lengths": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+    "one length twice": (
+        400,
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\n",
+    ),
+    "lengths in a list": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1, 1\r\n\r\n"),
+    "a negative length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n"),
+    "a signed length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\n"),
+    "a hexadecimal length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x1\r\n\r\n"),
+    "an empty length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: \r\n\r\n"),
+    "a superscript length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: \xb2\r\n\r\n"),
+    "a long body": (413, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 67108865\r\n\r\n"),
+    "an absurd length": (413, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"),
+    "a length and chunks": (400, CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n"),
+    "chunks and a length": (400, CHUNKED.replace(b"Host", b"Content-Length: 5\r\nHost")),
+    "chunks twice": (400, CHUNKED[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"),
+    "chunks not last": (400, CHUNKED.replace(b"chunked", b"chunked, gzip")),
+    "another coding": (400, CHUNKED.replace(b"chunked", b"identity")),
+    "almost chunked": (400, CHUNKED.replace(b"chunked", b"xchunked")),
+    "no coding": (400, CHUNKED.replace(b"chunked", b"")),
+    "gzip inside": (501, CHUNKED.replace(b"chunked", b"gzip, chunked")),
+    "chunks in HTTP/1.0": (400, CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0")),
+    # The chunks
+    "no size": (400, CHUNKED + b"\r\n"),
+    "a negative size": (400, CHUNKED + b"-1\r\n"),
+    "a prefixed size": (400, CHUNKED + b"0x5\r\n"),
+    "a size with underscores": (400, CHUNKED + b"1_0\r\n"),
+    "a blank before the size": (400, CHUNKED + b" 5\r\n"),
+    "a blank after the size": (400, CHUNKED + b"5 \r\n"),
+    "a size that ends in LF": (400, CHUNKED + b"5\nhello\r\n"),
+    "a control in an extension": (400, CHUNKED + b"5;\0\r\n"),
+    "an endless extension": (400, CHUNKED + b"5;" + b"x" * 300),
+    "an endless size": (400, CHUNKED + b"0" * 300),
+    "a size beyond all bounds": (413, CHUNKED + b"fffffffffffffff\r\n"),
+    "a size past the limit": (413, CHUNKED + b"4000001\r\n"),
+    "a chunk that is longer than its size": (400, CHUNKED + b"2\r\nabc\r\n"),
+    "a chunk that ends in LF": (400, CHUNKED + b"2\r\nab\n"),
+    "a malformed trailer": (400, CHUNKED + b"0\r\nx\r\n\r\n"),
+    "a folded trailer": (400, CHUNKED + b"0\r\n x: y\r\n\r\n"),
+    "trailers that end in LF": (400, CHUNKED + b"0\r\n\n"),
+    # The limits
+    "a long line": (431, b"GET /" + b"x" * 65536),
+    "a long head": (431, b"GET / HTTP/1.1\r\nHost: h\r\nx: " + b"x" * 65536),
+    "many fields": (431, b"GET / HTTP/1.1\r\nHost: h\r\n" + b"x: y\r\n" * 11000 + b"\r\n"),
+    "long trailers": (431, CHUNKED + b"0\r\n" + b"x: y\r\n" * 11000),
+    "a long trailer": (431, CHUNKED + b"0\r\nx: " + b"y" * 65536),
+}
+
+
+@pytest.mark.parametrize(("status", "data"), MALFORMED.values(), ids=MALFORMED)
+def test_what_is_malformed_is_refused_with_its_status_at_any_split(status: int, data: bytes):
+    for pieces in ([data], [GET + data], [data + GET], one_by_one(data)):
+        *good, last = parsed(*pieces)
+        assert isinstance(last, Refusal), pieces[0][:80]
+        assert last.status == status, last
+        assert last.why
+        assert last.why.isprintable()
+        assert len(good) == (pieces[0].startswith(GET))
+
+
+def test_nothing_is_understood_after_a_refusal():
+    parser = RequestParser()
+    assert [type(event) for event in parser.feed(b"x\r\n" + GET)] == [Refusal]
+    assert parser.feed(GET) == []
+    assert not parser.incomplete
+
+
+@pytest.mark.parametrize("surplus", [0, 1])
+def test_limits_are_met_exactly(surplus: int):
+    fits = parsed(GET, max_head=len(GET) - surplus)
+    assert [type(event) for event in fits] == [Refusal if surplus else Incoming]
+    long = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+    assert [type(e) for e in parsed(long, max_body=5 - surplus)] == [Refusal if surplus else Incoming]
+    chunks = CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+    assert [type(e) for e in parsed(chunks, max_body=5 - surplus)] == [Refusal if surplus else Incoming]
+
+
+def test_a_refusal_is_answered_as_the_real_server_answers():
+    assert Refusal(400, "").answer == b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+    for status, _ in MALFORMED.values():
+        assert Refusal(status, "").answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_bytes_past_the_content_length_are_refused_and_the_request_is_there_too():
+    body = '{"messages": [{"role": "user", "content": "日本"}]}'
+    sent = head(
+        "POST /api/chat HTTP/1.1", f"Host: {HOST}", f"Content-Length: {len(body)}", body=body.encode()
+    )
+    request, refusal = parsed(sent)
+    assert isinstance(request, Incoming)
+    assert request.request.body == body.encode()[: len(body)]
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 400
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "keeps"),
+    [
+        ("1.1", None, True),
+        ("1.1", "keep-alive", True),
+        ("1.1", "close", False),
+        ("1.1", "Keep-Alive, Close", False),
+        ("1.1", "closed", True),
+        ("1.0", None, False),
+        ("1.0", "Keep-Alive", True),
+        ("1.0", "keep-alive, close", False),
+    ],
+)
+def test_a_client_says_whether_it_can_take_another_answer(version: str, connection: str | None, keeps: bool):
+    lines = [f"GET / HTTP/{version}", "Host: h", *([f"Connection: {connection}"] if connection else [])]
+    (incoming,) = parsed(head(*lines))
+    assert isinstance(incoming, Incoming)
+    assert (incoming.version, incoming.keep_alive) == (version, keeps)
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "url"),
+    [
+        ("GET /x HTTP/1.1", "h:1", "http://h:1/x"),
+        ("GET /x HTTP/1.1", "", f"http://{HOST}/x"),
+        ("GET /x HTTP/1.0", None, f"http://{HOST}/x"),
+        ("GET /x HTTP/1.1", "[::1]:80", "http://[::1]:80/x"),
+        ("GET //h2/x HTTP/1.1", "h", "http://h//h2/x"),
+        ("GET https://a.example/x?y HTTP/1.1", "h", "https://a.example/x?y"),
+        ("GET http://a.example?y HTTP/1.1", "h", "http://a.example?y"),
+        ("OPTIONS * HTTP/1.1", "h", "http://h"),
+    ],
+)
+def test_a_url_is_made_of_the_target_and_the_host(line: str, host: str | None, url: str):
+    (incoming,) = parsed(head(line, *([] if host is None else [f"Host: {host}"])))
+    assert isinstance(incoming, Incoming)
+    assert incoming.request.url == url
+
+
+def test_the_scheme_is_the_parsers():
+    (incoming,) = RequestParser(scheme="https").feed(GET)
+    assert isinstance(incoming, Incoming)
+    assert incoming.request.url == "https://h/"
+
+
+EXPECTING = head("POST / HTTP/1.1", "Host: h", "Expect: 100-Continue", "Content-Length: 2")
+
+
+def test_a_client_that_waits_to_be_told_to_go_on_is_reported_once():
+    parser = RequestParser()
+    assert parser.feed(EXPECTING) == [AwaitsContinue()]
+    assert parser.incomplete
+    assert parser.feed(b"{") == []
+    assert [type(event) for event in parser.feed(b"}")] == [Incoming]
+    assert not parser.incomplete
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        EXPECTING + b"{",
+        EXPECTING.replace(b"Length: 2", b"Length: 0"),
+        EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ],
+)
+def test_a_client_that_does_not_wait_is_not_told_to_go_on(sent: bytes):
+    assert AwaitsContinue() not in RequestParser().feed(sent)
+
+
+def test_a_long_body_in_small_pieces_takes_linear_time():
+    size = 4 * 1024 * 1024
+    parser = RequestParser()
+    began = time.process_time()
+    parser.feed(head("POST / HTTP/1.1", "Host: h", f"Content-Length: {size}"))
+    piece = b"x" * 512
+    for _ in range(size // 512 - 1):
+        assert parser.feed(piece) == []
+    (incoming,) = parser.feed(piece)
+    assert isinstance(incoming, Incoming)
+    assert incoming.request.body == b"x" * size
+    assert time.process_time() - began < 2  # quadratic: 20 and more
+
+
+@pytest.mark.parametrize("line", [b"x" * 60000, b"x: " + b" " * 60000, b"x: " + b"\t" * 60000 + b"\0"])
+def test_hostile_lines_take_linear_time(line: bytes):
+    sent = b"GET / HTTP/1.1\r\nHost: h\r\n" + line + b"\r\n\r\n"
+    began = time.process_time()
+    (event,) = parsed(sent)
+    assert time.process_time() - began < 2  # quadratic: 20 and more
+    assert isinstance(event, Refusal) == (b": " not in line or b"\0" in line)
+
+
+# Replies
+
+
+class _Wire(io.BytesIO):
+    """What http.client takes for a socket."""
+
+    def makefile(self, *args: object, **kwargs: object) -> io.BytesIO:
+        return self
+
+
+def sent(reply: Reply, **asked: object) -> bytes:
+    return b"".join([data for _, data in schedule(reply, **asked).steps])
+
+
+def read_by_http_client(data: bytes, method: str = "GET") -> tuple[http.client.HTTPResponse, bytes]:
+    response = http.client.HTTPResponse(_Wire(data), method=method)
+    response.begin()
+    return response, response.read()
+
+
+FRAMINGS = [[], [("Transfer-Encoding", "Chunked")], [("connection", "close")], [("content-length", None)]]
+
+
+@given(
+    strategies.replies(endings=["complete"]),
+    st.sampled_from(FRAMINGS),
+    st.sampled_from(["GET", "HEAD", "POST"]),
+    st.sampled_from(["1.0", "1.1"]),
+    st.booleans(),
+)
+def test_http_client_reads_a_complete_reply_back(
+    reply: Reply, framing: list[tuple[str, str | None]], method: str, version: str, keep_alive: bool
+):
+    assert reply.head is not None
+    added = [(name, str(len(reply.body)) if value is None else value) for name, value in framing]
+    reply = Reply(
+        Head(reply.head.status, reply.head.reason, Headers([*reply.head.headers, *added]), reply.head.at),
+        reply.chunks,
+        Ending("complete", reply.ending.at),
+    )
+    plan = schedule(reply, method=method, version=version, keep_alive=keep_alive)
+    response, body = read_by_http_client(b"".join([data for _, data in plan.steps]), method)
+    assert response.status == reply.status
+    assert response.reason == reply.head.reason.strip()
+    assert body == (b"" if method == "HEAD" else reply.body)
+    kept = [pair for pair in reply.headers if pair not in added]
+    assert [pair for pair in response.getheaders() if pair in kept] == kept
+    closes = version == "1.0" or not keep_alive or (added and added[0][0] == "connection")
+    assert plan.stop == ("close" if closes else "keep")
+
+
+@given(strategies.replies(with_head=True))
+def test_every_chunk_is_one_http_chunk_at_its_own_moment(reply: Reply):
+    assert reply.head is not None
+    if reply.head.status < 200:
+        return
+    plan = schedule(reply)
+    frames = [
+        (chunk.at, b"%x\r\n%b\r\n" % (len(chunk.data), chunk.data)) for chunk in reply.chunks if chunk.data
+    ]
+    if reply.ending.kind == "complete":
+        frames.append((reply.ending.at, b"0\r\n\r\n"))
+    frames.append((reply.ending.at, reply.ending.data))
+    text = b"".join([data for _, data in plan.steps])
+    assert text.partition(b"\r\n\r\n")[2] == b"".join([data for _, data in frames])
+    for at, data in plan.steps:
+        due = b"".join([frame for moment, frame in frames if moment == at])
+        assert data.endswith(due)
+        assert data == due or at == reply.head.at
+    moments = [at for at, _ in plan.steps]
+    assert moments == sorted(set(moments))
+    assert moments[0] == reply.head.at
+    assert plan.at == reply.ending.at
+
+
+STOPS = {
+    "cut": "close",
+    "reset": "reset",
+    "stall": "stall",
+    "closed": "closed",
+    "unfinished": "closed",
+}
+
+
+@pytest.mark.parametrize(("kind", "stop"), STOPS.items())
+def test_a_stream_that_breaks_has_no_last_chunk(kind: str, stop: str):
+    reply = Reply(Head(), (Chunk(b"a", 1),), Ending(kind, 2.5))
+    plan = schedule(reply)
+    assert (plan.stop, plan.at) == (stop, 2.5)
+    assert plan.steps[-1] == (1, b"1\r\na\r\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "stop"),
+    [*STOPS.items(), *[(kind, "reset") for kind in ("refused", "unresolved", "tls", "unreachable")]],
+)
+def test_an_answer_without_a_head_is_nothing_and_a_stop(kind: str, stop: str):
+    assert schedule(Reply.no_answer(kind, at=0.5)) == ((), stop, 0.5)
+
+
+def test_a_head_and_chunks_that_are_due_together_leave_together():
+    assert schedule(Reply.of("a", "b", wait(1), "c")).steps == (
+        (0, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n"),
+        (1, b"1\r\nc\r\n0\r\n\r\n"),
+    )
+
+
+def with_data(kind: str, data: bytes, **headers: str) -> Reply:
+    reply = Reply.of("abc", headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return Reply(reply.head, reply.chunks, Ending(kind, 0, data))
+
+
+@pytest.mark.parametrize(
+    ("reply", "end"),
+    [
+        (with_data("complete", b"!"), b"3\r\nabc\r\n0\r\n\r\n!"),
+        (with_data("cut", b"zz\r\n"), b"3\r\nabc\r\nzz\r\n"),
+        (with_data("complete", b"!", content_length="3"), b"abc!"),
+        (Reply(None, (), Ending("cut", 0, b"garbage")), b"garbage"),
+    ],
+)
+def test_raw_bytes_follow_whatever_was_sent_and_end_the_connection(reply: Reply, end: bytes):
+    assert sent(reply).endswith(end)
+    assert schedule(reply).stop == "close"
+
+
+@pytest.mark.parametrize(
+    ("length", "stop"),
+    [("3", "keep"), (" 03", "keep"), ("4", "close"), ("2", "close"), ("x", "close"), ("9" * 5000, "close")],
+)
+def test_a_content_length_is_sent_as_it_is_and_only_a_right_one_keeps_the_connection(length: str, stop: str):
+    plan = schedule(Reply.of("ab", "c", headers={"Content-Length": length}))
+    assert plan.steps[0][1] == f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nabc".encode()
+    assert plan.stop == stop
+
+
+def test_two_content_lengths_are_sent_as_they_are_and_end_the_connection():
+    reply = Reply.of("abc", headers=[("content-length", "3"), ("content-length", "4")])
+    assert sent(reply) == b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc"
+    assert schedule(reply).stop == "close"
+
+
+@pytest.mark.parametrize("headers", [{"connection": "close"}, {"transfer-encoding": "identity"}])
+def test_a_body_without_length_or_chunks_ends_with_the_connection(headers: dict[str, str]):
+    reply = Reply.of("abc", headers=headers)
+    assert sent(reply).endswith(b"\r\n\r\nabc")
+    assert schedule(reply).stop == "close"
+
+
+def test_chunks_stay_chunks_when_the_head_says_close_too():
+    reply = Reply.of("a", headers={"Connection": "close", "transfer-encoding": "chunked"})
+    assert sent(reply).endswith(b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+    assert schedule(reply).stop == "close"
+
+
+@pytest.mark.parametrize("status", [199, 204, 304])
+def test_a_status_without_a_body_has_none(status: int):
+    reply = Reply.of("x", status=status, reason="R", headers={"a": "b", "Transfer-Encoding": "chunked"})
+    assert sent(reply) == f"HTTP/1.1 {status} R\r\na: b\r\n\r\n".encode()
+    assert schedule(reply).stop == "keep"
+
+
+def test_an_answer_to_head_is_the_head_as_it_is():
+    assert sent(Reply.of("abc"), method="HEAD") == b"HTTP/1.1 200 OK\r\n\r\n"
+    for headers in ({"content-length": "7"}, {"Transfer-Encoding": "chunked"}):
+        plan = schedule(Reply.of("abc", headers=headers), method="HEAD")
+        ((name, value),) = headers.items()
+        assert plan == (((0, f"HTTP/1.1 200 OK\r\n{name}: {value}\r\n\r\n".encode()),), "keep", 0)
+
+
+DRESSED = {"Date": "D", "Connection": "keep-alive", "Keep-Alive": "timeout=5", "Transfer-Encoding": "chunked"}
+
+
+def test_a_client_that_says_close_is_told_close_as_the_real_server_does():
+    plan = schedule(Reply.of(headers=DRESSED), keep_alive=False)
+    assert plan.steps[0][1] == (
+        b"HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    assert plan.stop == "close"
+
+
+def test_a_client_of_http_1_0_gets_a_body_without_chunks_as_from_the_real_server():
+    plan = schedule(Reply.of("a", "b", headers=DRESSED), version="1.0", keep_alive=True)
+    assert plan.steps == ((0, b"HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\n\r\nab"),)
+    assert plan.stop == "close"
+
+
+def test_reasons_and_values_are_latin_1():
+    reply = Reply.of(status=500, reason="café", headers={"x": "\xff", "content-length": "0"})
+    assert sent(reply) == b"HTTP/1.1 500 caf\xe9\r\nx: \xff\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("bad", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b", "лимит"])
+def test_text_that_breaks_its_line_is_not_sent(bad: str):
+    for reply in (Reply.of(reason=bad), Reply.of(headers={"x": bad}), Reply.of(headers={bad: "x"})):
+        with pytest.raises(ValueError, match="head"):
+            schedule(reply)
+
+
+def test_the_bytes_of_a_reply_are_made_once():
+    schedules = Schedules()
+    reply = Reply.of("a", wait(1), "b")
+    asked = {"method": "GET", "version": "1.1", "keep_alive": True}
+    first = schedules.of(reply, **asked)
+    assert first == schedule(reply)
+    assert schedules.of(reply, **asked) is first
+    assert schedules.of(reply, method="GET", version="1.0", keep_alive=True) == schedule(reply, version="1.0")
+
+
+def test_bytes_past_the_limit_are_forgotten_oldest_first():
+    schedules = Schedules(max_bytes=3000)
+    asked = {"method": "GET", "version": "1.1", "keep_alive": True}
+    replies = [Reply.of("x" * 100), Reply.of("y" * 100), Reply.of("z" * 100), Reply.of("!" * 5000)]
+    made = [schedules.of(reply, **asked) for reply in replies[:2]]
+    assert schedules.of(replies[0], **asked) is made[0]
+    schedules.of(replies[2], **asked)
+    assert schedules.of(replies[0], **asked) is not made[0]
+    huge = schedules.of(replies[3], **asked)
+    assert schedules.of(replies[3], **asked) is not huge
+
+
+def test_the_json_of_a_request_is_at_hand():
+    body = json.dumps({"model": "gpt-4"}).encode()
+    (incoming,) = parsed(head("POST / HTTP/1.1", "Host: h", f"Content-Length: {len(body)}", body=body))
+    assert isinstance(incoming, Incoming)
+    assert incoming.request.json() == {"model": "gpt-4"}
