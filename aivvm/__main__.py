@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from typing import TextIO
 
-from aivvm import Aivvm, AivvmError, InvalidRequest, __version__
+from aivvm import Aivvm, AivvmError, InvalidRequest
 from aivvm.models import DEFAULT_MODEL, MODELS
 from aivvm.payload import DEFAULT_TEMPERATURE, DEFAULT_URL
 from aivvm.terminal import one_line, printable
@@ -44,6 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"cannot write the answer: {error.strerror or error}", 1)
 
 
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: that takes longer than all else before the request."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from aivvm import __version__
+
+        print(f"aivvm {__version__}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aivvm",
@@ -63,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="the longest silence ({:g} while connecting, then {:g})".format(*DEFAULT_TIMEOUT),
     )
-    parser.add_argument("--version", action="version", version=f"aivvm {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="the version of this command")
     return parser
 
 
@@ -98,8 +108,8 @@ def _print(pieces: Iterable[str], out: TextIO) -> None:
     last = "\n"
     try:
         for piece in pieces:
-            _write(out, printable(piece) if on_terminal else piece)
             last = piece[-1]
+            _write(out, printable(piece) if on_terminal else piece)
     finally:
         if last != "\n":
             _write(out, "\n")

@@ -22,7 +22,7 @@ def check_answer(response: Response, url: str, timeout: Timeout) -> None:
     """Returns where the response is an answer, its body unread; else reads some of it and raises an `AnswerError`.
 
     A body that breaks or falls silent while it is read shortens the quotation and changes nothing else. The reading
-    takes no longer than the timeouts allow, however slowly the bytes come.
+    stops at the first chunk after the read timeout, however slowly they come; what is left is for `close` to drop.
     """
     if 200 <= response.status < 300:
         kind = response.headers.get("content-type")
@@ -77,7 +77,7 @@ def _refusal(response: Response, url: str, body: bytes) -> AnswerError:
         said += ": is url the address of a Chatbot UI server?"
     elif status == 401:
         said += ": does the server want a key, or a session that logs in?"
-    if status < 300:
+    if 200 <= status < 300:
         return NotAnAnswer(said, status=status, snippet=snippet)
     return StatusError(said, status=status, reason=response.reason, snippet=snippet, retry_after=retry_after)
 
@@ -90,7 +90,10 @@ def _page_text(page: str) -> str:
     if title and title[1].strip():
         return unescape(title[1])
     seen = re.sub(
-        r"<(script|style)\b.*?(?:</\1|\Z)|<!--.*?(?:-->|\Z)", " ", page, flags=re.IGNORECASE | re.DOTALL
+        r"<(script|style)\b.*?(?:</\1[^<>]*>|\Z)|<!--.*?(?:-->|\Z)",
+        " ",
+        page,
+        flags=re.IGNORECASE | re.DOTALL,
     )
     return unescape(re.sub(r"<[^<>]*>?", " ", seen))
 

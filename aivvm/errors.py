@@ -22,17 +22,6 @@ from reprlib import Repr
 from typing import Literal
 
 
-def shown(value: object) -> str:
-    """How a message shows a value that came: on one line, short, and with its type unless that is plain to see."""
-    short = Repr()
-    short.maxstring = short.maxother = 80
-    try:
-        text = short.repr(value)
-    except Exception as error:  # whatever somebody's __repr__ raises: the message is about something else
-        text = f"<a repr that raises {type(error).__name__}>"
-    return text if value is None or isinstance(value, str) else f"{text} ({type(value).__name__})"
-
-
 class AivvmError(Exception):
     """The root of all errors of this package.
 
@@ -120,3 +109,14 @@ class NotAnAnswer(AnswerError):
         super().__init__(message)
         self.status = status
         self.snippet = snippet
+
+
+def shown(value: object) -> str:
+    """How a message shows a value that came: on one line, short, and with its type unless that is plain to see."""
+    short = Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        text = short.repr(value)
+    except Exception as error:  # whatever somebody's __repr__ raises: the message is about something else
+        text = f"<a repr that raises {type(error).__name__}>"
+    return text if value is None or isinstance(value, str) else f"{text} ({type(value).__name__})"

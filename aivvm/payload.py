@@ -189,11 +189,11 @@ def _check_extras(where: str, message: dict[str, object]) -> None:
         if not isinstance(key, str):
             raise InvalidMessages(f"the keys of {where} must be strings, but one is {shown(key)}")
         if key not in ("role", "content"):
-            _check_json(f"{where}[{json.dumps(key)}]", value, ())
+            _check_json(place := f"{where}[{json.dumps(key)}]", value, place, ())
 
 
-def _check_json(where: str, value: object, above: tuple[object, ...]) -> None:
-    """Raises unless JSON gives back what is in `value`; `above` holds what `value` is within, outermost first."""
+def _check_json(where: str, value: object, outermost: str, above: tuple[object, ...]) -> None:
+    """Raises unless JSON gives back what is in `value`; `above` holds what `value` is within, back to `outermost`."""
     if value is None or isinstance(value, (str, bool)):
         return
     if isinstance(value, int):
@@ -210,12 +210,12 @@ def _check_json(where: str, value: object, above: tuple[object, ...]) -> None:
         if any(value is outer for outer in above):
             raise InvalidMessages(f"{where} contains itself, which JSON cannot write")
         if len(above) == _MAX_DEPTH:
-            raise InvalidMessages(f"{where[:60]}... is nested deeper than {_MAX_DEPTH} levels")
+            raise InvalidMessages(f"{outermost} is nested deeper than {_MAX_DEPTH} levels")
         within = (*above, value)
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(value, dict) and not isinstance(key, str):
                 raise InvalidMessages(f"the keys of {where} must be strings, but one is {shown(key)}")
-            _check_json(f"{where}[{json.dumps(key)}]", item, within)
+            _check_json(f"{where}[{json.dumps(key)}]", item, outermost, within)
     else:
         raise InvalidMessages(
             f"{where} must be a string, number, boolean, null, list or object, but got {shown(value)}"

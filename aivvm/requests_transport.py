@@ -97,7 +97,7 @@ class RequestsTransport:
 
 def _by_name(headers: Headers) -> dict[str, str]:
     """A field per name, as `requests` has it: the values of a repeated one are joined (RFC 9110, 5.3)."""
-    return {name: ", ".join(headers.get_all(name)) for name, _ in reversed(headers)}
+    return {name: ", ".join(headers.get_all(name)) for name, _ in headers}
 
 
 def _hide_redirect(answer: requests.Response, **_: object) -> None:
@@ -184,7 +184,8 @@ def _failure(error: Exception, url: str, timeout: Timeout, *, answered: bool) ->
     import requests.exceptions as r
     import urllib3.exceptions as u
 
-    if not isinstance(error, (OSError, HTTPException, u.HTTPError, ValueError)):
+    # Of an answer, libraries also make a ValueError where a figure in it is none. Before it, one is the caller's.
+    if not isinstance(error, (OSError, HTTPException, u.HTTPError, ValueError if answered else OSError)):
         return None
     chain = _chain(error)
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aivvm_testing.replay.server import FakeServer
     from aivvm_testing.replay.transport import FakeTransport
 
+_DECODER = json.JSONDecoder()
 _WORDS = re.compile(r"\s*\S+|\s+")
 _NOT_FOUND_PAGE = (
     "<!DOCTYPE html><html><head><title>404: This page could not be found</title></head>"
@@ -398,7 +399,11 @@ def _models() -> Reply:
 def _json_of(request: Request) -> Any:
     # The real server accepts a byte order mark and replaces ill-formed UTF-8.
     try:
-        return json.loads(request.body.decode("utf-8-sig", "replace"))
+        text = request.body.decode()
+    except UnicodeDecodeError:
+        text = request.body.decode("utf-8", "replace")
+    try:
+        return _DECODER.decode(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return None
 

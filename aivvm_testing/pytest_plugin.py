@@ -13,7 +13,6 @@ import pytest
 
 if TYPE_CHECKING:
     from aivvm.provider import Aivvm
-
     from aivvm_testing.fake import FakeAivvm
     from aivvm_testing.replay.server import FakeServer
 

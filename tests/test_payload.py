@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import UserDict, UserList
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from fractions import Fraction
 from math import inf, nan
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivvm import MODELS, Headers, InvalidMessages, InvalidOption, InvalidRequest, build_request
+from aivvm import MODELS, Headers, InvalidMessages, InvalidOption, build_request
 from aivvm.payload import DEFAULT_SYSTEM_MESSAGE
 
 roles = st.sampled_from(["system", "user", "assistant"])
@@ -221,18 +221,15 @@ def test_a_hundred_levels_are_not_too_deep(levels: int) -> None:
             build_request("gpt-4", with_extra(value))
 
 
-def test_a_stack_that_is_almost_full_is_an_error_of_the_messages_too() -> None:
-    def descend() -> None:
-        try:
-            descend()
-        except RecursionError:
-            build_request("gpt-4", with_extra(value))
+def test_what_turns_bad_after_it_was_checked_is_refused_all_the_same() -> None:
+    class Turning(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            looks.append(1)
+            return iter([1 if len(looks) == 1 else nan])
 
-    value: list[Any] = []
-    for _ in range(99):
-        value = [value]
-    with pytest.raises((InvalidMessages, RecursionError)):
-        descend()
+    looks: list[int] = []
+    with pytest.raises(InvalidMessages, match="messages cannot be written as JSON"):
+        build_request("gpt-4", with_extra(Turning([1])))
 
 
 @pytest.mark.parametrize(
@@ -334,13 +331,15 @@ def test_credentials_in_a_url_are_refused_and_not_quoted(url: str) -> None:
 
 @given(st.text(max_size=30) | st.text("htps:/@.[]?#1a\\ \n", max_size=30))
 def test_any_text_is_an_address_or_a_clear_refusal(text: str) -> None:
+    said = ""
     try:
         url = build_request("gpt-4", HELLO, url=f"http://{text}").url
-    except InvalidRequest as error:
-        assert str(error).isprintable()
-    else:
-        assert url.startswith("http://")
-        assert url.endswith("/api/chat")
+    except InvalidOption as error:
+        said = str(error)
+        url = "http:///api/chat"
+    assert said.isprintable()
+    assert url.startswith("http://")
+    assert url.endswith("/api/chat")
 
 
 def test_arguments_of_other_types_are_not_changed_either() -> None:

@@ -14,8 +14,8 @@ import ssl
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,87 +38,7 @@ from aivvm import (
     TransportError,
     build_request,
 )
-
-HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-END = b"0\r\n\r\n"
-PATIENCE = 10.0  # seconds until a test that hangs fails instead
-
-
-def framed(*chunks: bytes) -> bytes:
-    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
-
-
-class Peer:
-    """A server of one script: it reads a request, runs the script, and closes the connection."""
-
-    def __init__(self, script: Callable[[socket.socket], None], keep_alive: bool) -> None:
-        self.requests: list[bytes] = []
-        self.connections = 0
-        self.hung_up = threading.Event()  # the client closed a connection
-        self._script = script
-        self._keep_alive = keep_alive
-        self._trouble: list[BaseException] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:  # closed: the test is over
-                return
-            connection.settimeout(PATIENCE)
-            self.connections += 1
-            try:
-                with connection:
-                    while request := self._read(connection):
-                        self.requests.append(request)
-                        self._script(connection)
-                        if not self._keep_alive:
-                            break
-                    else:
-                        self.hung_up.set()
-            except (ConnectionError, ssl.SSLError):
-                self.hung_up.set()
-            except BaseException as error:
-                self._trouble.append(error)
-
-    @staticmethod
-    def _read(connection: socket.socket) -> bytes:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            if not (more := connection.recv(65536)):
-                return data
-            data += more
-        head, _, body = data.partition(b"\r\n\r\n")
-        length = next(
-            (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-        )
-        while len(body) < length and (more := connection.recv(65536)):
-            data += more
-            body += more
-        return data
-
-    def stop(self) -> None:
-        with suppress(OSError):  # a listener that a test has closed
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive(), "the peer still waits for something"
-        if self._trouble:
-            raise self._trouble[0]
-
-
-@contextmanager
-def serving(answer: bytes | Callable[[socket.socket], None], *, keep_alive: bool = False) -> Iterator[Peer]:
-    peer = Peer(answer if callable(answer) else (lambda connection: connection.sendall(answer)), keep_alive)
-    try:
-        yield peer
-    finally:
-        peer.stop()
+from tests.peers import END, HEAD, PATIENCE, Peer, framed, serving
 
 
 def reset(connection: socket.socket) -> None:
@@ -812,6 +732,27 @@ def test_what_is_no_failure_of_the_network_passes_through(error: BaseException) 
         with pytest.raises(type(error)) as caught:
             RequestsTransport(session).send(Request("POST", "http://far.invalid/"), timeout=1)
     assert caught.value is error
+
+
+def test_nor_is_it_a_failure_of_the_network_after_the_head() -> None:
+    class Checked:
+        def read(self, _: int) -> bytes:
+            raise error
+
+        def close(self) -> None:
+            pass
+
+    error = AssertionError("the set-up of a test")
+    answer = requests.Response()
+    answer.raw = Checked()
+    with pytest.raises(AssertionError) as caught:
+        canned(answer)
+    assert caught.value is error
+
+
+def test_a_header_that_cannot_be_sent_is_the_callers(transport: RequestsTransport) -> None:
+    with serving(b"") as peer, pytest.raises(UnicodeEncodeError):
+        transport.send(Request("POST", peer.url, Headers({"x": "世界"})), timeout=PATIENCE)
 
 
 # Sessions whose answers do not come from a socket

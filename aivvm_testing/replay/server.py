@@ -59,6 +59,7 @@ _RESET_POLL = 0.001
 _ACCEPT_AGAIN = 0.05
 _BACKLOG = 4096
 _READ_SIZE = 64 * 1024
+_MAX_JOINED = 64 * 1024
 _MAX_WAITING = 64  # pipelined requests that a connection takes in while it is answering
 _RST_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # linger on, for 0 seconds
 _ON_CONTINUE = Schedule(((0.0, CONTINUE),), "keep", 0.0)
@@ -370,7 +371,8 @@ class _Loop:
                 except (ConnectionAbortedError, InterruptedError):
                     continue
                 sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with suppress(OSError):  # gone already: reading will tell
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection = _Connection(self, sock)
                 self._connections.add(connection)
                 self._selector.register(sock, selectors.EVENT_READ, connection)
@@ -576,11 +578,9 @@ class _Connection:
                     break
                 self._begin(self._waiting.pop(0))
             elif self._step < len(playing.steps):
-                at, data = playing.steps[self._step]
-                if not self._is_due(at):
+                if not self._is_due(playing.steps[self._step][0]):
                     break
-                self._step += 1
-                self._send(data)
+                self._send(self._due_bytes(playing.steps))
             elif self._is_due(playing.at):
                 self._stop(playing.stop)
             else:
@@ -597,6 +597,16 @@ class _Connection:
             self._playing = _ON_CONTINUE
         else:
             self._playing = Schedule(((0.0, event.answer),), "close", 0.0)
+
+    def _due_bytes(self, steps: tuple[tuple[float, bytes], ...]) -> bytes:
+        """The next step, which is due, and those that have become due meanwhile: late frames leave in one write."""
+        data = steps[self._step][1]
+        self._step += 1
+        elapsed = monotonic() - self._began
+        while self._step < len(steps) and steps[self._step][0] <= elapsed and len(data) < _MAX_JOINED:
+            data += steps[self._step][1]
+            self._step += 1
+        return data
 
     def _is_due(self, at: float) -> bool:
         moment = self._began + at
@@ -657,7 +667,8 @@ class _Connection:
         if left and now < self._began + _RESET_PATIENCE:
             self._finish(self._reset, _RESET_POLL)
         else:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+            with suppress(OSError):  # gone already
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             self.close()
 
     def _read_past(self) -> None:

@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
+import importlib.util
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
-from aivvm.requests_transport import RequestsTransport
 
 from aivvm import Aivvm
 from aivvm.payload import build_request
+from aivvm.requests_transport import RequestsTransport
 from aivvm_testing import FakeAivvm, Reply
 from tests.benchmarks.table import interleaved, render
 
 MESSAGES = [{"role": "user", "content": "Hello, how are you?"}]
 REPLY = Reply.text("Hello, мир. " * 5, chunk_size=8)
 URL = "https://chat.aivvm.com/api/chat"
+DOOR_1 = "aivvm, door 1 (payload and decoding too)"
+DOOR_4 = "aivvm, door 4 (loopback server, the same)"
 PEERS = ("responses", "requests_mock", "betamax", "vcr")
 
 
 def report(*, quick: bool) -> str:
-    rounds, calls = (3, 5) if quick else (15, 60)
-    with contextlib.ExitStack() as stack:
-        contenders = {"aivvm, door 1 (provider, payload, decoding)": _door_1()}
-        for name in PEERS:
-            with contextlib.suppress(ModuleNotFoundError):
-                importlib.import_module(name)
-                contenders[name] = globals()[f"_{name}"](stack)
-        contenders["aivvm, door 4 (loopback server)"] = _door_4(stack)
-        missing = [name for name in PEERS if name not in contenders]
-        seconds = interleaved(contenders, rounds=rounds, calls=calls)
+    rounds, calls = (3, 5) if quick else (25, 100)
+    installed = [name for name in PEERS if importlib.util.find_spec(name)]
+    contenders = {DOOR_1: _door_1, DOOR_4: _door_4} | {name: globals()[f"_{name}"] for name in installed}
+    seconds = interleaved(contenders, rounds=rounds, calls=calls)
     table = render("A. One mocked call", seconds, against="responses")
-    ratio = seconds["responses"] / seconds["aivvm, door 1 (provider, payload, decoding)"]
-    table += f"\n  door 1 is {ratio:.1f} x faster than responses"
+    table += f"\n  door 1 is {seconds['responses'] / seconds[DOOR_1]:.1f} x faster than responses"
+    missing = [name for name in PEERS if name not in installed]
     return table + (f"\n  not installed: {', '.join(missing)}" if missing else "")
 
 
+@contextmanager
 def _door_1():
     fake = FakeAivvm()
     fake.reply(REPLY, forever=True)
-    provider = Aivvm(transport=fake.transport())
-
-    def call():
-        fake.requests.clear()
-        for _ in provider.create_completion("gpt-4", MESSAGES, stream=True):
-            pass
-
-    return call
+    yield _ask(Aivvm(transport=fake.transport()), fake)
 
 
-def _door_4(stack):
+@contextmanager
+def _door_4():
     fake = FakeAivvm()
     fake.reply(REPLY, forever=True)
-    server = stack.enter_context(fake.server())
-    provider = Aivvm(transport=stack.enter_context(RequestsTransport()), url=server.url)
+    with fake.server() as server, RequestsTransport() as transport:
+        yield _ask(Aivvm(transport=transport, url=server.url), fake)
 
+
+def _ask(provider, fake):
     def call():
         fake.requests.clear()
         for _ in provider.create_completion("gpt-4", MESSAGES, stream=True):
@@ -74,82 +64,66 @@ def _post(session, url=URL):
 
     def call():
         with session.post(url, data=request.body, headers=headers, stream=True, timeout=5) as response:
-            for _ in response.iter_content(None):
+            for _ in response.iter_content(4096):  # with None, betamax reads for ever
                 pass
 
     return call
 
 
-def _responses(stack):
+@contextmanager
+def _responses():
     import responses
 
-    mock = stack.enter_context(responses.RequestsMock(assert_all_requests_are_fired=False))
-    mock.add(responses.POST, URL, body=REPLY.body)
-    post = _post(stack.enter_context(requests.Session()))
+    with responses.RequestsMock() as mock, requests.Session() as session:
+        mock.add(responses.POST, URL, body=REPLY.body)
+        post = _post(session)
 
-    def call():
-        mock.calls.reset()
-        post()
+        def call():
+            mock.calls.reset()
+            post()
 
-    return call
+        yield call
 
 
-def _requests_mock(stack):
+@contextmanager
+def _requests_mock():
     import requests_mock
 
-    session = stack.enter_context(requests.Session())
     adapter = requests_mock.Adapter()
     adapter.register_uri("POST", URL, content=REPLY.body)
-    session.mount("https://", adapter)
-    return _post(session)
+    with requests.Session() as session:
+        session.mount("https://", adapter)
+        yield _post(session)
 
 
-def _loopback(stack):
-    """A plain server for the recorders to record from."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(REPLY.body)))
-            self.end_headers()
-            self.wfile.write(REPLY.body)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    stack.callback(thread.join)
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
-    return f"http://127.0.0.1:{server.server_port}/api/chat"
-
-
-def _betamax(stack):
+@contextmanager
+def _betamax():
     import betamax
 
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
-    session = stack.enter_context(requests.Session())
-    url = _loopback(stack)
-    with betamax.Betamax(session, cassette_library_dir=folder).use_cassette("call", record="once"):
-        _post(session, url)()
-    stack.enter_context(
-        betamax.Betamax(session, cassette_library_dir=folder).use_cassette(
-            "call", record="none", allow_playback_repeats=True
-        )
-    )
-    return _post(session, url)
+    with tempfile.TemporaryDirectory() as folder, requests.Session() as session, _recorded_from() as url:
+        with betamax.Betamax(session, cassette_library_dir=folder).use_cassette("call", record="once"):
+            _post(session, url)()
+        player = betamax.Betamax(session, cassette_library_dir=folder)
+        with player.use_cassette("call", record="none", allow_playback_repeats=True):
+            yield _post(session, url)
 
 
-def _vcr(stack):
+@contextmanager
+def _vcr():
     import vcr
 
-    path = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "call.yaml")
-    session = stack.enter_context(requests.Session())
-    url = _loopback(stack)
-    with contextlib.redirect_stderr(io.StringIO()), vcr.use_cassette(path):
-        _post(session, url)()
-    stack.enter_context(vcr.use_cassette(path, record_mode="none", allow_playback_repeats=True))
-    return _post(session, url)
+    with tempfile.TemporaryDirectory() as folder, requests.Session() as session, _recorded_from() as url:
+        path = str(Path(folder) / "call.yaml")
+        with vcr.use_cassette(path):
+            _post(session, url)()
+        with vcr.use_cassette(path, record_mode="none", allow_playback_repeats=True):
+            yield _post(session, url)
+
+
+@contextmanager
+def _recorded_from():
+    """A server for the recorders to record from."""
+    fake = FakeAivvm()
+    fake.reply(REPLY)
+    with fake.server() as server:
+        yield f"{server.url}/api/chat"

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 
 import requests
-from aivvm.requests_transport import RequestsTransport
 
 from aivvm import Aivvm
+from aivvm.requests_transport import RequestsTransport
 from aivvm_testing import FakeAivvm, RecordingTransport, Reply
 from tests.benchmarks.table import render
 
@@ -120,5 +120,5 @@ def _time_to_first_of_requests(session: requests.Session, url: str) -> float:
     with session:
         begun = time.perf_counter()
         with session.post(f"{url}/api/chat", json=body, stream=True, timeout=5) as response:
-            next(response.iter_content(None))
+            next(response.iter_content(4096))
             return time.perf_counter() - begun

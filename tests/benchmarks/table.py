@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from statistics import median
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int, calls: int
+    contenders: Mapping[str, Callable[[], AbstractContextManager[Callable[[], object]]]],
+    *,
+    rounds: int,
+    calls: int,
 ) -> dict[str, float]:
-    """Seconds per call: the median over `rounds` of the mean of `calls`, contenders taking turns."""
-    for run in contenders.values():
-        run()
+    """Seconds per call: the median over `rounds` of the mean of `calls`, contenders taking turns.
+
+    A contender is set up for its turn and torn down after it, so that one that patches the process cannot slow the
+    others; neither is timed, nor is the first call of a turn.
+    """
     took: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
-        for name, run in contenders.items():
-            begun = time.perf_counter()
-            for _ in range(calls):
+        for name, contender in contenders.items():
+            with contender() as run:
                 run()
-            took[name].append((time.perf_counter() - begun) / calls)
+                begun = time.perf_counter()
+                for _ in range(calls):
+                    run()
+                took[name].append((time.perf_counter() - begun) / calls)
     return {name: median(times) for name, times in took.items()}
 
 

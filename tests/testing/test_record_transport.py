@@ -237,7 +237,7 @@ class TestEndings:
         gc.collect()
         assert b'"end": "closed"' in Path(f"{path}.journal").read_bytes()
         recorder.close()
-        assert Recording.load(path)[0].reply == Reply.of(b"a", b"b")._ended("closed", taken, None)
+        assert Recording.load(path)[0].reply == Reply(Head(), (Chunk(b"a"),) * taken, Ending("closed"))
 
     def test_closing_the_tap_ends_what_is_open_and_the_reader_goes_on(self, path: Path) -> None:
         inner = Scripted(Reply.of(b"a", b"b", b"c").pace(1.0))
