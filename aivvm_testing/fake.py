@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from aivvm_testing.replay.server import FakeServer
     from aivvm_testing.replay.transport import FakeTransport
 
+_TOO_MANY = (
+    "\nTo fix it: 1. make the code under test ask for what it should;"
+    "\n           2. script, or record, no more than it asks for;"
+    "\n           3. say fake.reply(..., forever=True) where it need not ask."
+)
 _DECODER = json.JSONDecoder()
 _WORDS = re.compile(r"\s*\S+|\s+")
 _NOT_FOUND_PAGE = (
@@ -180,7 +185,7 @@ class FakeAivvm:
                 left += self._recording.left()
             if left:
                 asked = f"{len(self.requests)} request{'' if len(self.requests) == 1 else 's'} came"
-                raise UnplayedReplies("\n  ".join([f"{len(left)} not played ({asked}):", *left]))
+                raise UnplayedReplies("\n  ".join([f"{len(left)} not played ({asked}):", *left]) + _TOO_MANY)
 
     def __enter__(self) -> FakeAivvm:
         return self
@@ -264,7 +269,7 @@ class _Script:
     """Replies in order, each with how often it may still be given."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Reply, float]] = deque()
+        self._waiting: deque[tuple[Reply, Reply, float]] = deque()  # as scripted, as sent, how often
         self.added = 0
         self.given = 0
 
@@ -276,18 +281,18 @@ class _Script:
         if times < 1:
             raise ValueError(f"times is 1 or more, but got {times!r}")
         self.added += times
-        self._waiting.append((_dressed(reply), inf if forever else times))
+        self._waiting.append((reply, _dressed(reply), inf if forever else times))
 
     def next(self) -> Reply | None:
         if not self._waiting:
             return None
-        reply, left = self._waiting[0]
-        if left > 1:
-            self._waiting[0] = (reply, left - 1)
-        else:
+        scripted, sent, left = self._waiting[0]
+        if left <= 1:
             self._waiting.popleft()
+        elif left != inf:
+            self._waiting[0] = (scripted, sent, left - 1)
         self.given += 1
-        return reply
+        return sent
 
     def peek(self) -> Reply | None:
         return self._waiting[0][0] if self._waiting else None
@@ -295,7 +300,7 @@ class _Script:
     def left(self) -> list[str]:
         return [
             f"{reply!r}" + (f" ({left:g} times)" if left > 1 else "")
-            for reply, left in self._waiting
+            for reply, _, left in self._waiting
             if left != inf
         ]
 
