@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
 from math import isfinite
 
 from aivvm.base_provider import Messages
@@ -26,6 +28,7 @@ DEFAULT_TEMPERATURE = 0.7
 
 _ROLES = frozenset(("system", "user", "assistant"))
 _MAX_DEPTH = 100  # far below what exhausts the stack of any interpreter or JSON parser
+_PLAIN = ["role", "content"]
 _ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False)  # circles are found before
 
 # The order of the known client. `referrer` is its spelling, and always names the public service.
@@ -66,31 +69,21 @@ def build_request(
     sent too. Raises `UnsupportedModel`, `InvalidMessages` or `InvalidOption`, each a `ValueError`.
     """
     known = find_model(model)
-    conversation = _checked_messages(messages)
+    conversation = _written_messages(messages)
     if system_message is None:
         system_message = DEFAULT_SYSTEM_MESSAGE
     elif not isinstance(system_message, str):
         raise InvalidOption(f"system_message must be a string, but got {shown(system_message)}")
-    if temperature is None:
-        temperature = DEFAULT_TEMPERATURE
-    elif type(temperature) is not float or not isfinite(temperature):
-        _check_temperature(temperature)
+    degrees = _number(DEFAULT_TEMPERATURE if temperature is None else temperature)
     if key is None:
         key = ""
     elif not isinstance(key, str):
         raise InvalidOption(f"key must be a string, but got one of type {type(key).__name__}")
-    try:
-        body = _ENCODER.encode(
-            {
-                "model": {"id": known.id, "name": known.name},
-                "messages": conversation,
-                "key": key,
-                "prompt": system_message,
-                "temperature": temperature,
-            }
-        ).encode("ascii")
-    except (RecursionError, TypeError, ValueError) as error:
-        raise InvalidMessages(f"messages cannot be written as JSON: {error}") from error
+    body = (
+        f'{{"model": {{"id": {_quoted(known.id)}, "name": {_quoted(known.name)}}}, '
+        f'"messages": [{", ".join(conversation)}], '
+        f'"key": {_quoted(key)}, "prompt": {_quoted(system_message)}, "temperature": {degrees}}}'
+    ).encode("ascii")
     length = ("content-length", str(len(body)))
     headers = (*_HEADERS_BEFORE_LENGTH, length, *_HEADERS_AFTER_LENGTH)
     # Straight to the tuple: what Headers makes sure of is plain to see here, and a fifth of the whole cost.
@@ -134,18 +127,21 @@ def _endpoint(url: str) -> str:
     return url.rstrip("/") + "/api/chat"
 
 
-def _check_temperature(temperature: object) -> None:
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+def _number(temperature: object) -> str:
+    if isinstance(temperature, float):
+        if isfinite(temperature):
+            return float.__repr__(temperature)
+    elif isinstance(temperature, bool) or not isinstance(temperature, int):
         raise InvalidOption(f"temperature must be a number, but got {shown(temperature)}")
-    try:
-        finite = isfinite(temperature)
-    except OverflowError:  # an integer beyond every float
-        finite = False
-    if not finite:
-        raise InvalidOption(f"temperature must be a finite number, but got {shown(temperature)}")
+    else:
+        with suppress(OverflowError):  # an integer beyond every float
+            float(temperature)
+            return int.__repr__(temperature)
+    raise InvalidOption(f"temperature must be a finite number, but got {shown(temperature)}")
 
 
-def _checked_messages(messages: Messages) -> list[dict[str, object]]:
+def _written_messages(messages: Messages) -> list[str]:
+    """Each message as `json.dumps` writes it."""
     if not isinstance(messages, (list, tuple)) and (
         isinstance(messages, (str, bytes, bytearray, memoryview)) or not isinstance(messages, Sequence)
     ):
@@ -153,7 +149,7 @@ def _checked_messages(messages: Messages) -> list[dict[str, object]]:
             'messages must be a list such as [{"role": "user", "content": "Hello"}], '
             f"but got {shown(messages)}"
         )
-    checked: list[dict[str, object]] = []
+    written: list[str] = []
     for n, message in enumerate(messages):
         if not isinstance(message, (dict, Mapping)):
             raise InvalidMessages(
@@ -161,13 +157,22 @@ def _checked_messages(messages: Messages) -> list[dict[str, object]]:
                 f"but got {shown(message)}"
             )
         copy: dict[str, object] = {**message}
-        role = copy.get("role")
-        if not (isinstance(role, str) and role in _ROLES and isinstance(copy.get("content"), str)):
+        role, content = copy.get("role"), copy.get("content")
+        if not (isinstance(role, str) and role in _ROLES and isinstance(content, str)):
             raise _wrong_message(f"messages[{n}]", copy)
-        if len(copy) > 2:
+        if [*copy] == _PLAIN:  # nearly always: writing it so takes a quarter of the time
+            written.append(f'{{"role": {_quoted(role)}, "content": {_quoted(content)}}}')
+        else:
             _check_extras(f"messages[{n}]", copy)
-        checked.append(copy)
-    return checked
+            written.append(_encoded(f"messages[{n}]", copy))
+    return written
+
+
+def _encoded(where: str, message: dict[str, object]) -> str:
+    try:
+        return _ENCODER.encode(message)
+    except (RecursionError, TypeError, ValueError) as error:  # another thread changes it just now
+        raise InvalidMessages(f"{where} cannot be written as JSON: {error}") from error
 
 
 def _wrong_message(where: str, message: dict[str, object]) -> InvalidMessages:

@@ -1,11 +1,12 @@
 """Where doors and taps get their time from: the system, or nowhere.
 
 Time belongs to an exchange. A clock opens one timer per exchange, and a timer counts seconds since its request was
-sent. An exchange that begins while another is beginning in the same thread (a tap around a fake) shares its timer,
-so that the tap sees the fake's time.
+sent. A fake that is asked while a tap around it, in the same thread, is sending, shares the tap's timer: so the tap
+sees the fake's time.
 
-    with clock.exchange() as timer:      # around sending the request
+    with clock.exchange() as timer:      # a tap, around sending the request
         ...
+    timer = clock.timer()                # a door, which sends nothing on
     timer.wait_until(0.25)               # later, from whichever thread reads the answer
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
@@ -39,29 +39,30 @@ class Clock(Protocol):
         ...
 
     def exchange(self) -> Beginning:
-        """A context manager that gives the `Timer` of the exchange that begins within it."""
+        """A context manager that gives a `Timer`, which `timer` gives too within it and in the same thread."""
+        ...
+
+    def timer(self) -> Timer:
+        """The timer of the exchange that is beginning in this thread, else a new one."""
         ...
 
 
 class Beginning:
-    """While it is entered, exchanges that begin in this thread share its timer."""
+    """While it is entered, whoever asks the clock in this thread gets its timer."""
 
-    __slots__ = ("_local", "_make", "_outermost", "_timer")
+    __slots__ = ("_local", "_outer", "_timer")
 
-    def __init__(self, local: threading.local, make: Callable[[], Timer]) -> None:
+    def __init__(self, local: threading.local, timer: Timer) -> None:
         self._local = local
-        self._make = make
+        self._timer = timer
 
     def __enter__(self) -> Timer:
-        timer: Timer | None = getattr(self._local, "timer", None)
-        self._outermost = timer is None
-        if timer is None:
-            timer = self._local.timer = self._make()
-        return timer
+        self._outer = getattr(self._local, "timer", None)
+        self._local.timer = self._timer
+        return self._timer
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._outermost:
-            self._local.timer = None
+        self._local.timer = self._outer
 
 
 class SystemClock:
@@ -73,7 +74,10 @@ class SystemClock:
         self._local = threading.local()
 
     def exchange(self) -> Beginning:
-        return Beginning(self._local, _SystemTimer)
+        return Beginning(self._local, self.timer())
+
+    def timer(self) -> Timer:
+        return getattr(self._local, "timer", None) or _SystemTimer()
 
 
 class _SystemTimer:
@@ -103,7 +107,10 @@ class VirtualClock:
         self.furthest = 0.0
 
     def exchange(self) -> Beginning:
-        return Beginning(self._local, lambda: _VirtualTimer(self))
+        return Beginning(self._local, self.timer())
+
+    def timer(self) -> Timer:
+        return getattr(self._local, "timer", None) or _VirtualTimer(self)
 
 
 class _VirtualTimer:

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -42,7 +43,7 @@ _TOO_MANY = (
     "\n           2. script, or record, no more than it asks for;"
     "\n           3. say fake.reply(..., forever=True) where it need not ask."
 )
-_DECODER = json.JSONDecoder()
+_SMALL = 64 * 1024
 _WORDS = re.compile(r"\s*\S+|\s+")
 _NOT_FOUND_PAGE = (
     "<!DOCTYPE html><html><head><title>404: This page could not be found</title></head>"
@@ -250,7 +251,7 @@ class Rule:
         if "method" in given and request.method.upper() != given["method"].upper():
             return False
         if "model" in given or "contains" in given:
-            body = _json_of(request)
+            body = _json(request.body)
             asked: dict[str, Any] = body if isinstance(body, dict) else {}
             if "model" in given and _model_id(asked) != given["model"]:
                 return False
@@ -370,7 +371,7 @@ def _as_the_server(request: Request) -> Reply | dict[str, Any]:
             Reply.of(target, status=308, headers={"Location": target, "Refresh": f"0;url={target}"})
         )
     if path == "/api/models":
-        return _models() if isinstance(_json_of(request), dict) else _server_error()
+        return _models() if isinstance(_json(request.body), dict) else _server_error()
     if path != "/api/chat":
         return _dressed(
             Reply.of(
@@ -382,7 +383,7 @@ def _as_the_server(request: Request) -> Reply | dict[str, Any]:
                 },
             )
         )
-    body = _json_of(request)
+    body = _json(request.body)
     if not isinstance(body, dict) or not body.get("model") or not isinstance(body.get("messages"), list):
         return _server_error()
     for message in body["messages"]:
@@ -401,16 +402,23 @@ def _models() -> Reply:
     return _dressed(Reply.of(body, headers={"content-type": "text/plain;charset=UTF-8"}))
 
 
-def _json_of(request: Request) -> Any:
-    # The real server accepts a byte order mark and replaces ill-formed UTF-8.
+def _json(body: bytes) -> Any:
+    """A request's body as the real server reads it; None where it is no JSON. Not to be changed.
+
+    A byte order mark is accepted, ill-formed UTF-8 replaced. Every rule looks at the same body, so a small one is
+    kept for a while.
+    """
+    return _remembered(body) if len(body) <= _SMALL else _parsed(body)
+
+
+def _parsed(body: bytes) -> Any:
     try:
-        text = request.body.decode()
-    except UnicodeDecodeError:
-        text = request.body.decode("utf-8", "replace")
-    try:
-        return _DECODER.decode(text.removeprefix("\ufeff"))
+        return json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return None
+
+
+_remembered = lru_cache(maxsize=16)(_parsed)
 
 
 def _model_id(body: dict[str, Any]) -> object:

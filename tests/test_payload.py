@@ -228,7 +228,7 @@ def test_what_turns_bad_after_it_was_checked_is_refused_all_the_same() -> None:
             return iter([1 if len(looks) == 1 else nan])
 
     looks: list[int] = []
-    with pytest.raises(InvalidMessages, match="messages cannot be written as JSON"):
+    with pytest.raises(InvalidMessages, match=r"messages\[1\] cannot be written as JSON"):
         build_request("gpt-4", with_extra(Turning([1])))
 
 

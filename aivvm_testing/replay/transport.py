@@ -41,16 +41,16 @@ class FakeTransport:
     def send(self, request: Request, *, timeout: Timeout) -> Response:
         connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         clock = self._fake.clock
-        with clock.exchange() as timer:
-            reply = self._fake.answer(request)
-            play = _Play(timer, inf if read is None else read, clock.virtual)
-            head = reply.head
-            if head is None:
-                if reply.ending.kind in HEADLESS_KINDS:
-                    play.patience = inf if connect is None else connect
-                play.stop(reply.ending, "no answer was there")
-            if head.at > 0:
-                play.wait_for(head.at)
+        timer = clock.timer()
+        reply = self._fake.answer(request)
+        play = _Play(timer, inf if read is None else read, clock.virtual)
+        head = reply.head
+        if head is None:
+            if reply.ending.kind in HEADLESS_KINDS:
+                play.patience = inf if connect is None else connect
+            play.stop(reply.ending, "no answer was there")
+        if head.at > 0:
+            play.wait_for(head.at)
         body = play.body(reply.chunks, reply.ending, _content_length(head, request))
         return Response(head.status, head.reason, head.headers, body)
 

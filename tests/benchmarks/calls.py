@@ -24,10 +24,10 @@ PEERS = ("responses", "requests_mock", "betamax", "vcr")
 
 
 def report(*, quick: bool) -> str:
-    rounds, calls = (3, 5) if quick else (25, 100)
+    rounds, turn = (2, 0.01) if quick else (25, 0.05)
     installed = [name for name in PEERS if importlib.util.find_spec(name)]
     contenders = {DOOR_1: _door_1, DOOR_4: _door_4} | {name: globals()[f"_{name}"] for name in installed}
-    seconds = interleaved(contenders, rounds=rounds, calls=calls)
+    seconds = interleaved(contenders, rounds=rounds, turn=turn)
     table = render("A. One mocked call", seconds, against="responses")
     table += f"\n  door 1 is {seconds['responses'] / seconds[DOOR_1]:.1f} x faster than responses"
     missing = [name for name in PEERS if name not in installed]

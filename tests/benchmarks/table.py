@@ -12,9 +12,9 @@ def interleaved(
     contenders: Mapping[str, Callable[[], AbstractContextManager[Callable[[], object]]]],
     *,
     rounds: int,
-    calls: int,
+    turn: float,
 ) -> dict[str, float]:
-    """Seconds per call: the median over `rounds` of the mean of `calls`, contenders taking turns.
+    """Seconds per call: the median over `rounds` of the mean in a turn of `turn` seconds, contenders taking turns.
 
     A contender is set up for its turn and torn down after it, so that one that patches the process cannot slow the
     others; neither is timed, nor is the first call of a turn.
@@ -24,10 +24,13 @@ def interleaved(
         for name, contender in contenders.items():
             with contender() as run:
                 run()
-                begun = time.perf_counter()
-                for _ in range(calls):
+                calls = 0
+                now = begun = time.perf_counter()
+                while now - begun < turn:
                     run()
-                took[name].append((time.perf_counter() - begun) / calls)
+                    calls += 1
+                    now = time.perf_counter()
+                took[name].append((now - begun) / calls)
     return {name: median(times) for name, times in took.items()}
 
 

@@ -35,8 +35,9 @@ def test_an_exchange_that_begins_within_another_shares_its_time(make):
     clock = make()
     with clock.exchange() as outer, clock.exchange() as inner:
         assert inner is outer
-    with clock.exchange() as later:
-        assert later is not outer
+    with clock.exchange() as outer:
+        assert clock.timer() is outer
+    assert clock.timer() is not outer
 
 
 def test_threads_do_not_share_time():
