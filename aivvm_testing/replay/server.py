@@ -32,6 +32,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Protocol
@@ -57,6 +58,7 @@ _LINGER = 2.0
 _RESET_PATIENCE = 5.0
 _RESET_POLL = 0.001
 _ACCEPT_AGAIN = 0.05
+_ACCEPTS_AT_ONCE = 64  # then streams have their turn
 _BACKLOG = 4096
 _READ_SIZE = 64 * 1024
 _MAX_JOINED = 64 * 1024
@@ -251,7 +253,7 @@ class _Loop:
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
-        self._selector.register(self._ear, selectors.EVENT_READ)
+        self._selector.register(self._ear, selectors.EVENT_READ, self._hear)
         self.follow()
 
     # For other threads
@@ -278,12 +280,10 @@ class _Loop:
         try:
             while not self._over:
                 for key, _ in self._selector.select(self._patience()):
-                    if key.data is not None:
+                    if isinstance(key.data, _Connection):
                         self._attend(key.data, key.data.ready)
-                    elif key.fileobj is self._door:
-                        self._accept()
                     else:
-                        self._hear()
+                        key.data()
                 self._keep_time()
         finally:
             for connection in list(self._connections):
@@ -294,12 +294,10 @@ class _Loop:
 
     def _patience(self) -> float | None:
         """Seconds until something is due."""
-        due = self._moments[0][0] if self._moments else None
-        for deadline in self._unfinished.values():
-            if due is None or deadline < due:
-                due = deadline
-            break
-        return None if due is None else max(0.0, due - monotonic())
+        due = next(iter(self._unfinished.values()), inf)
+        if self._moments:
+            due = min(due, self._moments[0][0])
+        return None if due == inf else max(0.0, due - monotonic())
 
     def _keep_time(self) -> None:
         moments = self._moments
@@ -361,22 +359,21 @@ class _Loop:
             connection.dismiss()
 
     def _open_door(self) -> None:
-        self._selector.register(self._door, selectors.EVENT_READ)
+        self._selector.register(self._door, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
+        if self.refusing:  # since the event was seen: what waited at the door was reset when it closed
+            return
         try:
-            while True:
-                try:
-                    sock, _ = self._door.accept()
-                except (ConnectionAbortedError, InterruptedError):
-                    continue
+            for _ in range(_ACCEPTS_AT_ONCE):
+                sock, _ = self._door.accept()
                 sock.setblocking(False)
                 with suppress(OSError):  # gone already: reading will tell
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection = _Connection(self, sock)
                 self._connections.add(connection)
                 self._selector.register(sock, selectors.EVENT_READ, connection)
-        except BlockingIOError:
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             pass
         except OSError:
             # Out of file descriptors, most likely. Who waits at the door stays readable: look again a little later.
@@ -391,7 +388,7 @@ class _Loop:
         try:
             reply = self._fake.answer(request)
             made = self._schedules.of(reply, method=request.method, version=version, keep_alive=keep_alive)
-        except Exception as error:  # whatever the fake raised: the client gets an answer, the test the error
+        except BaseException as error:  # pytest.fail() too: the client gets an answer, and the test the error
             failure = _wrapped(error, f"no answer could be made to {request.method} {request.url}")
             self.report(failure)
             reply = _explaining(failure)
@@ -429,7 +426,7 @@ class _Loop:
         self._unfinished.pop(connection, None)
 
 
-def _wrapped(error: Exception, what: str) -> SetupFailure:
+def _wrapped(error: BaseException, what: str) -> SetupFailure:
     if isinstance(error, SetupFailure):
         return error
     failure = SetupFailure(f"{what}: {type(error).__name__}: {error}")
@@ -554,18 +551,14 @@ class _Connection:
         """It closed, or closed its half and still reads: that shows only when more is sent."""
         self._left = True
         playing = self._playing
-        if (
-            playing is None
-            or self._after is not None
-            or (
-                playing.stop in ("stall", "closed")
-                and self._step == len(playing.steps)
-                and self._pending is None
-            )
-        ):
+        if playing is None or self._after is not None or self._awaits_its_leaving(playing):
             self.close()
         else:
             self._settle()
+
+    def _awaits_its_leaving(self, playing: Schedule) -> bool:
+        sent = self._step == len(playing.steps) and self._pending is None
+        return sent and playing.stop in ("stall", "closed")
 
     # Answers
 

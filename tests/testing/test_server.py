@@ -239,6 +239,31 @@ def test_a_script_that_changes_while_nobody_asks_can_be_read_again():
         assert ask(server).endswith(b"\r\n1\r\na\r\n0\r\n\r\n")
 
 
+def test_who_waits_at_the_door_when_it_closes_is_reset():
+    class Gated(Scripted):
+        entered, opened = threading.Event(), threading.Event()
+
+        def answer(self, request: Request) -> Reply:
+            self.entered.set()
+            assert self.opened.wait(10)
+            return super().answer(request)
+
+    fake = Gated(Reply.of("1"), Reply.of("2"), Reply.no_answer("refused"), Reply.of("3"))
+    with FakeServer(fake) as server, connect(server) as first, connect(server) as second:
+        server.recheck()  # both are in
+        first.sendall(CLOSING)
+        assert fake.entered.wait(10)
+        second.sendall(CLOSING)  # its answer is the last before a refused connection
+        with connect(server) as third:
+            fake.opened.set()
+            assert until_end(first).endswith(b"\r\n1\r\n1\r\n0\r\n\r\n")
+            assert until_end(second).endswith(b"\r\n1\r\n2\r\n0\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                third.recv(1)
+        server.resume()
+        assert ask(server).endswith(b"\r\n1\r\n3\r\n0\r\n\r\n")
+
+
 def test_a_refusal_that_a_rule_gives_is_a_reset():
     fake = Scripted(Reply.no_answer("refused"))
     fake.refuses_next = lambda: False
@@ -533,6 +558,18 @@ def test_whatever_else_a_fake_raises_is_answered_and_raised_at_the_exit(session:
         assert session.head(server.url).status_code == 501
     assert fake.errors[0].__cause__ is error
     assert fake.errors[1] is later
+
+
+def test_a_test_that_fails_within_the_fake_fails(session: requests.Session):
+    class Failing(Scripted):
+        def answer(self, request: Request) -> Reply:
+            pytest.fail("asked too early")
+
+    server = FakeServer(Failing(Reply.of("a")))
+    server.start()
+    assert session.get(server.url).status_code == 500
+    with pytest.raises(SetupFailure, match="asked too early"):
+        server.__exit__(None)
 
 
 def test_a_reply_that_cannot_be_sent_is_a_failure(session: requests.Session):
