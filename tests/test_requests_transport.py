@@ -371,7 +371,9 @@ def test_an_answer_without_a_body_is_empty(transport: RequestsTransport, answer:
 
 def test_threads_may_share_a_transport(transport: RequestsTransport) -> None:
     results: list[list[bytes]] = []
-    with serving(HEAD + framed(b"x") + END) as peer:
+    # The peer closes after each answer, and says so: a pool that did not know could meet the close in its next request.
+    closing = HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with serving(closing + framed(b"x") + END) as peer:
         threads = [
             threading.Thread(target=lambda: results.append(read(transport, peer.url))) for _ in range(8)
         ]
