@@ -4,24 +4,27 @@ Exit status: 0 after a whole answer, 1 after an error, 2 after misuse, 130 after
 the answer stopped reading, as for a process that SIGPIPE ended.
 """
 
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
-from typing import TextIO
 
-from aivvm import Aivvm, AivvmError, InvalidRequest
-from aivvm.models import DEFAULT_MODEL, MODELS
-from aivvm.payload import DEFAULT_TEMPERATURE, DEFAULT_URL
-from aivvm.terminal import one_line, printable
-from aivvm.transport import DEFAULT_TIMEOUT
+TYPE_CHECKING = False  # so that this module need not import `typing`; type checkers know the name
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable, Sequence
+    from typing import TextIO
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Runs the command with these arguments (the process's own without) and returns its exit status."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: "Sequence[str] | None") -> int:
+    # Every import is within a function: one at the top of this module would be out of reach of a Ctrl-C in `main`.
+    from aivvm.errors import AivvmError, InvalidRequest
+
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as done:  # argparse has said what there was to say
@@ -30,8 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("there is no standard output to write the answer to", 1)
     try:
         return _chat(arguments)
-    except KeyboardInterrupt:
-        return 130
     except InvalidRequest as error:
         return _complain(error, 2)
     except AivvmError as error:
@@ -44,17 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"cannot write the answer: {error.strerror or error}", 1)
 
 
-class _Version(argparse.Action):
-    """Looks the version up when it is asked for: that takes longer than all else before the request."""
+def _parser() -> "ArgumentParser":
+    import argparse
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from aivvm import __version__
+    from aivvm.models import DEFAULT_MODEL, MODELS
+    from aivvm.payload import DEFAULT_TEMPERATURE, DEFAULT_URL
+    from aivvm.transport import DEFAULT_TIMEOUT
 
-        print(f"aivvm {__version__}")
-        parser.exit()
+    class Version(argparse.Action):
+        """Looks the version up when it is asked for: that takes longer than all else before the request."""
 
+        def __call__(self, parser: "ArgumentParser", *_: object) -> None:
+            from aivvm import __version__
 
-def _parser() -> argparse.ArgumentParser:
+            print(f"aivvm {__version__}")
+            parser.exit()
+
     parser = argparse.ArgumentParser(
         prog="aivvm",
         description="Asks a chat model one question and prints the answer as it comes.",
@@ -73,11 +79,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="the longest silence ({:g} while connecting, then {:g})".format(*DEFAULT_TIMEOUT),
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="the version of this command")
+    parser.add_argument("--version", action=Version, nargs=0, help="the version of this command")
     return parser
 
 
-def _chat(arguments: argparse.Namespace) -> int:
+def _chat(arguments: "Namespace") -> int:
+    from contextlib import closing
+
+    from aivvm.provider import Aivvm
+
     prompt = _read_stdin() if arguments.prompt == "-" else arguments.prompt
     answer = Aivvm(url=arguments.url).create_completion(
         arguments.model,
@@ -92,6 +102,8 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _read_stdin() -> str:
+    from aivvm.errors import InvalidRequest
+
     if sys.stdin is None:
         raise InvalidRequest("there is no standard input to read the question from")
     try:
@@ -102,8 +114,10 @@ def _read_stdin() -> str:
         ) from error
 
 
-def _print(pieces: Iterable[str], out: TextIO) -> None:
+def _print(pieces: "Iterable[str]", out: "TextIO") -> None:
     """Each piece at once, and a newline at the end, also at an early one, unless there is one."""
+    from aivvm.terminal import printable
+
     on_terminal = out.isatty()
     last = "\n"
     try:
@@ -115,7 +129,7 @@ def _print(pieces: Iterable[str], out: TextIO) -> None:
             _write(out, "\n")
 
 
-def _write(out: TextIO, text: str) -> None:
+def _write(out: "TextIO", text: str) -> None:
     try:
         out.write(text)
     except UnicodeEncodeError:  # a lone surrogate, or a character that the output's encoding lacks
@@ -124,11 +138,16 @@ def _write(out: TextIO, text: str) -> None:
 
 
 def _complain(problem: object, status: int) -> int:
+    from aivvm.terminal import one_line
+
     print(f"aivvm: {one_line(str(problem), 1000)}", file=sys.stderr)
     return status
 
 
 def _give_up_stdout() -> None:
+    import os
+    from contextlib import suppress
+
     # What is still buffered cannot be written: without this the interpreter would try again, and complain, at exit.
     with suppress(OSError):  # standard output without a descriptor has nothing to try again
         null = os.open(os.devnull, os.O_WRONLY)

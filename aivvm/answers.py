@@ -1,8 +1,8 @@
 """Whether what a peer sent is an answer of the model, and if not, what to tell the caller.
 
 A success status with anything but a web page is an answer: the service sends no content-type, and never HTML. All
-else becomes a `StatusError` or a `NotAnAnswer`, whose text quotes the peer as one printable line. Nothing is
-decided here about the text of an answer, and nothing is retried.
+else becomes a `StatusError` or a `NotAnAnswer`, whose text quotes the peer as one printable line, without the key
+that the caller sent. Nothing is decided here about the text of an answer, and nothing is retried.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from aivvm.transport import DEFAULT_TIMEOUT, Headers, Response, Timeout
 
 _SNIPPET_BYTES = 16 * 1024  # of the body are looked at: more than any title is into a page
 _PAGES = ("text/html", "application/xhtml+xml")
+_SHORTEST_KEY = 8  # characters; a shorter one is no secret, and would take words out of messages
 
 
-def check_answer(response: Response, url: str, timeout: Timeout) -> None:
+def check_answer(response: Response, url: str, timeout: Timeout, key: str = "") -> None:
     """Returns where the response is an answer, its body unread; else reads some of it and raises an `AnswerError`.
+
+    A `key` of 8 characters or more stands as `***` in whatever the error quotes.
 
     A body that breaks or falls silent while it is read shortens the quotation and changes nothing else. The reading
     stops at the first chunk after the read timeout, however slowly they come; what is left is for `close` to drop.
     """
     if 200 <= response.status < 300:
         kind = response.headers.get("content-type")
-        if kind is None or not _is_page(kind):
+        if not (kind and _is_page(kind)) and not _is_mitigated(response.headers):
             return
     body, broken = _beginning(response, timeout)
-    raise _refusal(response, url, body) from broken
+    raise _refusal(response, url, body, key) from broken
 
 
 def _is_page(content_type: str) -> bool:
@@ -50,26 +53,27 @@ def _beginning(response: Response, timeout: Timeout) -> tuple[bytes, TransportEr
     return body[:_SNIPPET_BYTES], None
 
 
-def _refusal(response: Response, url: str, body: bytes) -> AnswerError:
+def _refusal(response: Response, url: str, body: bytes, key: str) -> AnswerError:
     from aivvm.terminal import one_line
 
     status, headers = response.status, response.headers
-    text = body.decode("utf-8", "replace")
+    reason = _without(key, response.reason)
+    text = _without(key, body.decode("utf-8", "replace"))
     page = _is_page(headers.get("content-type", "")) or text.lstrip()[:14].lower().startswith(
         ("<!doctype html", "<html")
     )
-    snippet = one_line(_page_text(text) if page else text)
-    challenge = page and _is_challenge(headers, text)
+    snippet = one_line(_without(key, _page_text(text)) if page else text)
+    challenge = _is_mitigated(headers) or (page and _is_challenge(headers, text))
     retry_after = _seconds_to_wait(headers)
-    said = f"{url} answered {status} {one_line(response.reason)}".rstrip()
-    if page:
+    said = f"{url} answered {status} {one_line(reason)}".rstrip()
+    if page or challenge:
         said += " with a Cloudflare challenge page" if challenge else " with a web page"
     if snippet and snippet != "Error":  # what the service's own errors have for a body: the reason says more
         said += f' ("{snippet}")'
     if challenge:
         said += ", which only lets browsers through: try later, from another network, or another url"
     elif 300 <= status < 400:
-        to = one_line(headers.get("location", "nowhere"))
+        to = one_line(_without(key, headers.get("location", "nowhere")))
         said += f": it redirects to {to}, and redirects are not followed. Is url the server's own address?"
     elif retry_after is not None:
         said += f": try again in {retry_after:g} s"
@@ -79,7 +83,18 @@ def _refusal(response: Response, url: str, body: bytes) -> AnswerError:
         said += ": does the server want a key, or a session that logs in?"
     if 200 <= status < 300:
         return NotAnAnswer(said, status=status, snippet=snippet)
-    return StatusError(said, status=status, reason=response.reason, snippet=snippet, retry_after=retry_after)
+    return StatusError(said, status=status, reason=reason, snippet=snippet, retry_after=retry_after)
+
+
+def _without(key: str, text: str) -> str:
+    """The text less the key, also less a part of it that the text breaks off in."""
+    if len(key) < _SHORTEST_KEY:
+        return text
+    text = text.replace(key, "***")
+    for length in range(len(key) - 1, _SHORTEST_KEY - 1, -1):
+        if text.endswith(key[:length]):
+            return text[:-length] + "***"
+    return text
 
 
 def _page_text(page: str) -> str:
@@ -98,11 +113,15 @@ def _page_text(page: str) -> str:
     return unescape(re.sub(r"<[^<>]*>?", " ", seen))
 
 
+def _is_mitigated(headers: Headers) -> bool:
+    """Whether Cloudflare itself says that this is its challenge: its page need not say so, or be one."""
+    return headers.get("cf-mitigated", "").strip().lower() == "challenge"
+
+
 def _is_challenge(headers: Headers, page: str) -> bool:
     server = headers.get("server", "").lower()
     return (
-        headers.get("cf-mitigated", "").lower() == "challenge"
-        or ("cloudflare" in server and "just a moment" in page.lower())
+        ("cloudflare" in server and "just a moment" in page.lower())
         or any(sign in page for sign in ("challenge-platform", "cf-chl", "cf_chl", "cf-browser-verification"))
         or re.search(
             r"<title[^<>]*>\s*(just a moment|attention required! \| cloudflare)", page, re.IGNORECASE

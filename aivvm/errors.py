@@ -103,7 +103,7 @@ class StatusError(AnswerError):
 
 
 class NotAnAnswer(AnswerError):
-    """A success status with a web page as its body. `snippet`: the page's beginning, as one printable line."""
+    """A success status with a web page, or a challenge. `snippet`: its beginning, as one line of printable text."""
 
     def __init__(self, message: str = "", *, status: int = 200, snippet: str = "") -> None:
         super().__init__(message)

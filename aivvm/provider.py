@@ -92,7 +92,8 @@ class Aivvm(AbstractProvider):
         - `temperature`: a finite number, 0.7 by default;
         - `timeout`: the longest silence in seconds, or a pair (connect, read) of them, by default (10, 120). Here
           None means to wait for ever;
-        - `key`: the caller's own API key, where the server takes one.
+        - `key`: the caller's own API key, where the server takes one. One of 8 characters or more is `***` in errors that
+          quote a server which repeats it.
 
         Any other option is ignored with a `UserWarning`. Raises an `InvalidRequest` (a `ValueError`) at the call for
         what cannot be sent. The iterator sends the request at its first `next()` and raises `TransportError` or
@@ -105,15 +106,16 @@ class Aivvm(AbstractProvider):
                 if name not in _OPTIONS:
                     warnings.warn(_unknown_option(name), UserWarning, stacklevel=2)
             timeout = _checked_timeout(options.get("timeout", timeout))
+        key = options.get("key")
         request = build_request(
             model,
             messages,
             url=self.url,
             system_message=options.get("system_message"),
             temperature=options.get("temperature"),
-            key=options.get("key"),
+            key=key,
         )
-        return _answer(request, self._transport, self._decoder, timeout, stream)
+        return _answer(request, self._transport, self._decoder, timeout, stream, key or "")
 
 
 def _answer(
@@ -122,6 +124,7 @@ def _answer(
     make_decoder: Callable[[], Decoder],
     timeout: Timeout,
     stream: bool,
+    key: str,
 ) -> CreateResult:
     pieces: list[str] = []
     own = None
@@ -132,7 +135,7 @@ def _answer(
             transport = own = RequestsTransport()
         response = transport.send(request, timeout=timeout)
         try:
-            check_answer(response, request.url, timeout)
+            check_answer(response, request.url, timeout, key)
             decoder = make_decoder()
             for chunk in response:
                 if text := decoder.feed(chunk):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aivvm_testing import fixtures as fixtures
+    from aivvm_testing import strategies as strategies
     from aivvm_testing.clock import SystemClock as SystemClock
     from aivvm_testing.clock import VirtualClock as VirtualClock
     from aivvm_testing.errors import CorruptRecording as CorruptRecording
@@ -42,17 +44,20 @@ _HOMES = {
     "aivvm_testing.recording": ("Exchange", "Recording"),
     "aivvm_testing.reply": ("Chunk", "Ending", "Head", "Reply", "wait"),
 }
+_MODULES = ("fixtures", "strategies")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = sorted([*_HOME_OF, *_MODULES])
 
 
 def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(home), name)
     globals()[name] = value
     return value

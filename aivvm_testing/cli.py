@@ -7,23 +7,33 @@ so all of it passes through `printable` on its way to the screen.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from errno import ENOENT
 from typing import Any
 
+from aivvm import __version__
 from aivvm.errors import AivvmError
 from aivvm.terminal import printable
+from aivvm.transport import Request
 from aivvm_testing.errors import SetupFailure
+from aivvm_testing.matching import describe
 from aivvm_testing.recording import Exchange, Recording
-from aivvm_testing.reply import Chunk
+from aivvm_testing.reply import Chunk, Reply
 
 _SHOWN_BYTES = 48
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a screen that cannot show a letter shows its number
     options = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -45,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aivvm-testing", description="Record, replay and break streamed answers, exactly."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     demo = verbs.add_parser("demo", help="serve a real session, record it, replay it, and prove them equal")
@@ -55,33 +66,52 @@ def _parser() -> argparse.ArgumentParser:
     serve = verbs.add_parser("serve", help="a fake Aivvm server on loopback, until Ctrl-C")
     serve.add_argument("recording", nargs="?", help="a file or a shipped name to replay; an echo without it")
     serve.add_argument("--port", type=_port, default=0, help="default: a free one")
-    serve.add_argument("--speed", type=_speed, default=1.0, help="1 as recorded, 2 twice as fast, 0 no gaps")
+    serve.add_argument(
+        "--speed", type=_speed, default=1.0, help="1 as recorded (default), 2 twice as fast, 0 no gaps"
+    )
+    serve.add_argument(
+        "--match-on",
+        type=_criteria,
+        default=("method", "path", "json"),
+        metavar="NAMES",
+        help="what a request must share with a recorded one, such as method,path (default: method,path,json)",
+    )
     serve.set_defaults(run=_serve)
 
     replay = verbs.add_parser("replay", help="print a recorded session's answers, as they came")
     replay.add_argument("recording", help="a file, or the name of a shipped one")
-    replay.add_argument("--speed", type=_speed, default=1.0, help="1 as recorded, 2 twice as fast, 0 no gaps")
+    replay.add_argument(
+        "--speed", type=_speed, default=1.0, help="1 as recorded (default), 2 twice as fast, 0 no gaps"
+    )
     replay.set_defaults(run=_replay)
 
     show = verbs.add_parser("show", help="what a recording holds, chunk by chunk")
-    show.add_argument("recording", help="a file, or the name of a shipped one")
+    show.add_argument("recording", nargs="?", help="a file, or the name of a shipped one")
+    show.add_argument("--list", action="store_true", help="the names of the shipped ones, with their notes")
     show.add_argument("--json", action="store_true", help="as JSON, for programs")
     show.set_defaults(run=_show)
     return parser
 
 
 def _port(value: str) -> int:
-    port = int(value)
+    port = int(value) if value.isdecimal() else -1
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"a port is 0 to 65535, but got {value}")
     return port
 
 
 def _speed(value: str) -> float:
-    speed = float(value)
+    try:
+        speed = float(value)
+    except ValueError:
+        speed = -1
     if not 0 <= speed < float("inf"):
         raise argparse.ArgumentTypeError(f"a speed is 0 or more, but got {value}")
     return speed
+
+
+def _criteria(value: str) -> tuple[str, ...]:
+    return tuple([name.strip() for name in value.split(",") if name.strip()])
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -92,21 +122,41 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from aivvm_testing.clock import SystemClock
+    from aivvm_testing.errors import UnmatchedRequest
     from aivvm_testing.fake import FakeAivvm
 
-    if options.recording is None:
-        fake = FakeAivvm()
-    else:
-        fake = FakeAivvm.replaying(_recording(options.recording), speed=options.speed)
-    server = fake.server(port=options.port)
-    with server:
-        what = options.recording or "an echo"
-        print(f"serving {printable(what)} at {server.url} (Ctrl-C stops)", flush=True)
-        with SystemClock().exchange() as timer:
+    class Talking(FakeAivvm):
+        """Says what it was asked, and remembers no more than it needs to."""
+
+        count = 0
+
+        def answer(self, request: Request) -> Reply:
+            self.count += 1
+            self.requests.clear()
             try:
-                timer.wait_until(float("inf"))
-            except KeyboardInterrupt:
-                print(f"\n{len(fake.requests)} requests came", flush=True)
+                reply = super().answer(request)
+            except UnmatchedRequest as error:
+                print(printable(str(error)), flush=True)
+                raise
+            print(f"{describe(request)} -> {reply.status or 'no head'}, {reply.ending.kind}", flush=True)
+            return reply
+
+    if options.recording is None:
+        fake = Talking()
+    else:
+        recording = _recording(options.recording)
+        fake = Talking.replaying(recording, match_on=options.match_on, speed=options.speed)
+    server = fake.server(port=options.port)
+    server.start()
+    try:
+        what = printable(options.recording or "an echo")
+        print(f"serving {what} at {server.url} (Ctrl-C stops)", flush=True)
+        with SystemClock().exchange() as timer:
+            timer.wait_until(float("inf"))
+    except KeyboardInterrupt:
+        print(f"\n{fake.count} request{'' if fake.count == 1 else 's'} came", flush=True)
+    finally:
+        server.stop()
     return 0
 
 
@@ -117,7 +167,7 @@ def _replay(options: argparse.Namespace) -> int:
     clock = SystemClock()
     for n, exchange in enumerate(_recording(options.recording)):
         reply = exchange.reply.scale(1 / options.speed if options.speed else 0)
-        print(f"--- {n}: {_request_line(exchange)} -> {_status_line(exchange)}")
+        print(f"--- {n}: {describe(exchange.request)} -> {_status_line(exchange)}")
         decoder = BoundarySafeDecoder()
         with clock.exchange() as timer:
             for chunk in reply.chunks:
@@ -130,6 +180,15 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    if options.list:
+        from aivvm_testing import fixtures
+
+        for name in fixtures.names():
+            print(f"{name}: {printable(fixtures.load(name).note)}")
+        return 0
+    if options.recording is None:
+        print("aivvm-testing show: name a recording, or say --list", file=sys.stderr)
+        return 2
     recording = _recording(options.recording)
     if options.json:
         print(json.dumps(_summary(recording), indent=2))
@@ -138,9 +197,8 @@ def _show(options: argparse.Namespace) -> int:
     if recording.recorded_at:
         print(f"recorded at {printable(recording.recorded_at)}")
     for n, exchange in enumerate(recording):
-        print(
-            f"\n{n}: {_request_line(exchange)}, {len(exchange.request.body)} bytes, at {exchange.started:.3f} s"
-        )
+        print(f"\n{n}: {describe(exchange.request)}")
+        print(f"   {len(exchange.request.body)} bytes, sent at {exchange.started:.3f} s")
         print(f"   {_status_line(exchange)}")
         for chunk in exchange.reply.chunks:
             print(f"   {chunk.at:9.3f} s {len(chunk.data):7} bytes  {_glimpse(chunk)}")
@@ -173,18 +231,17 @@ def _recording(source: str) -> Recording:
     """The recording in this file, else the shipped one of this name."""
     from aivvm_testing import fixtures
 
-    if not os.path.exists(source) and source in fixtures.names():
+    named = os.path.basename(source) == source and not os.path.exists(source)
+    if named and source in fixtures.names():
         return fixtures.load(source)
     try:
         return Recording.load(source)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{source} is neither a file nor a shipped recording; there are: {', '.join(fixtures.names())}"
-        ) from error
-
-
-def _request_line(exchange: Exchange) -> str:
-    return printable(f"{exchange.request.method} {exchange.request.url}")
+        if error.strerror != os.strerror(ENOENT) or not named:
+            raise
+        near = get_close_matches(source.removesuffix(".jsonl"), fixtures.names(), 3)
+        guess = f"did you mean {' or '.join(near)}?" if near else "aivvm-testing show --list names those."
+        raise FileNotFoundError(f"{source} is neither a file nor a shipped recording; {guess}") from error
 
 
 def _status_line(exchange: Exchange) -> str:

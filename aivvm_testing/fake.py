@@ -3,7 +3,8 @@
 It decides *what* is answered; the doors (`transport`, `server`) carry the answer to a client. The order of decision:
 
 1. rules, `fake.on(model="gpt-4").reply(...)`, in the order they were made, whatever the path;
-2. a recording, where the fake replays one;
+2. a recording, where the fake replays one; what it has no answer for is an error, but for `/api/models` and as long
+   as the queue lasts;
 3. what the real server does with this path, method and body: models, errors, 404s;
 4. the queue, `fake.reply(...)`, in order; without any script, an echo of the last user message.
 
@@ -23,9 +24,11 @@ from dataclasses import replace
 from email.utils import formatdate
 from functools import lru_cache
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
+from aivvm.errors import shown
 from aivvm.models import MODELS
 from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock, VirtualClock
@@ -33,6 +36,7 @@ from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
 from aivvm_testing.matching import DEFAULT_MATCH_ON, Criterion, Matcher, describe
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import Head, Reply
+from aivvm_testing.wire import check_head
 
 if TYPE_CHECKING:
     from aivvm_testing.replay.server import FakeServer
@@ -43,6 +47,7 @@ _TOO_MANY = (
     "\n           2. script, or record, no more than it asks for;"
     "\n           3. say fake.reply(..., forever=True) where it need not ask."
 )
+_Fake = TypeVar("_Fake", bound="FakeAivvm")
 _SMALL = 64 * 1024
 _WORDS = re.compile(r"\s*\S+|\s+")
 _NOT_FOUND_PAGE = (
@@ -59,34 +64,36 @@ class FakeAivvm:
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
+        if clock is not None and not callable(getattr(clock, "timer", None)):
+            raise TypeError(f"a clock is a VirtualClock() or a SystemClock(), but got {clock!r}")
         self.clock: Clock = VirtualClock() if clock is None else clock
         self.requests: list[Request] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a predicate may ask the fake something
         self._rules: list[Rule] = []
         self._queue = _Script()
         self._scripted = False
         self._recording: _Playback | None = None
         self._failures: list[SetupFailure] = []
+        self._servers: WeakSet[FakeServer] = WeakSet()
 
     @classmethod
     def replaying(
-        cls,
+        cls: type[_Fake],
         source: str | os.PathLike[str] | Recording,
         *,
         match_on: Sequence[Criterion] = DEFAULT_MATCH_ON,
         speed: float = 0,
         clock: Clock | None = None,
-    ) -> FakeAivvm:
+    ) -> _Fake:
         """A fake that answers from a recording, each exchange once, identical requests in recorded order.
 
         `speed` 1 keeps the recorded times, 2 is twice as fast, 0 leaves no gaps (a stall stays a stall).
         """
         fake = cls(clock=clock)
+        where = "the recording" if isinstance(source, Recording) else os.fspath(source)
+        recording = source if isinstance(source, Recording) else Recording.load(source)
         fake._scripted = True
-        if isinstance(source, Recording):
-            fake._recording = _Playback(source, "the recording", Matcher(match_on), speed)
-        else:
-            fake._recording = _Playback(Recording.load(source), os.fspath(source), Matcher(match_on), speed)
+        fake._recording = _Playback(recording, where, Matcher(match_on), speed)
         return fake
 
     # Scripting
@@ -96,6 +103,10 @@ class FakeAivvm:
         with self._lock:
             self._scripted = True
             self._queue.add(reply, times, forever)
+        if self._servers and self.refuses_next():
+            for server in list(self._servers):
+                if server.running:
+                    server.recheck()
         return self
 
     def on(
@@ -114,6 +125,10 @@ class FakeAivvm:
         """
         wanted = {"model": model, "contains": contains, "path": path, "method": method}
         criteria = {name: value for name, value in wanted.items() if value is not None}
+        if predicate is not None and not callable(predicate):
+            raise TypeError(
+                f"on() takes a callable, or names as in on(contains={predicate!r}), but got {predicate!r}"
+            )
         if not criteria and predicate is None:
             raise ValueError("on() needs something to go by, such as model='gpt-4' or a predicate")
         rule = Rule(self._lock, predicate, criteria)
@@ -134,15 +149,14 @@ class FakeAivvm:
             for rule in self._rules:
                 if rule.fits(request) and (reply := rule.script.next()) is not None:
                     return reply
-            if self._recording is not None:
-                reply = self._recording.next(request)
-            elif (served := _as_the_server(request)) is not None and not isinstance(served, dict):
-                return served
-            elif self._scripted:
-                reply = self._queue.next()
-            else:
-                return _echo(served or {})
-            if reply is not None:
+            if self._recording is not None and (reply := self._recording.next(request)) is not None:
+                return reply
+            served = _as_the_server(request)
+            if isinstance(served, Reply) and (self._recording is None or _is_models(request)):
+                return _without_body(served) if request.method == "HEAD" else served
+            if not self._scripted:
+                return _echo({} if isinstance(served, Reply) else served)
+            if (reply := self._queue.next()) is not None:
                 return reply
             error = UnmatchedRequest(self._explain(request))
             self._failures.append(error)
@@ -182,6 +196,7 @@ class FakeAivvm:
             left = [f"in the queue: {one}" for one in self._queue.left()]
             for rule in self._rules:
                 left += [f"for {rule}: {one}" for one in rule.script.left()]
+                left += [] if rule.script.added else [f"{rule}, on which no .reply(...) was said"]
             if self._recording is not None:
                 left += self._recording.left()
             if left:
@@ -207,7 +222,9 @@ class FakeAivvm:
         """Door 4: a server on loopback, on a free port unless one is named; a context manager that starts it."""
         from aivvm_testing.replay.server import FakeServer
 
-        return FakeServer(self, host=host, port=port)
+        server = FakeServer(self, host=host, port=port)
+        self._servers.add(server)
+        return server
 
     def _explain(self, request: Request) -> str:
         lines = [f"no reply for {describe(request)}"]
@@ -217,7 +234,10 @@ class FakeAivvm:
             f"The queue is empty: {self._queue.given} of {self._queue.added} scripted replies were given"
             + (f", and none of {len(self._rules)} rules has one left that fits." if self._rules else ".")
         )
-        lines += [f"  rule: {rule}, {rule.script.given} of {rule.script.added} given" for rule in self._rules]
+        lines += [
+            f"  rule: {rule}, {rule.script.given} of {rule.script.added} given; {rule.explain(request)}"
+            for rule in self._rules
+        ]
         lines += [
             "To fix it: 1. script one more, fake.reply(...);",
             "           2. let one answer for ever, fake.reply(..., forever=True);",
@@ -230,7 +250,7 @@ class Rule:
     """Replies for the requests that fit; made by `FakeAivvm.on`."""
 
     def __init__(
-        self, lock: threading.Lock, predicate: Callable[[Request], bool] | None, criteria: dict[str, str]
+        self, lock: threading.RLock, predicate: Callable[[Request], bool] | None, criteria: dict[str, str]
     ) -> None:
         self.script = _Script()
         self._lock = lock
@@ -245,19 +265,28 @@ class Rule:
 
     def fits(self, request: Request) -> bool:
         """Whether the request is what the rule was made for."""
+        return self._misfit(request) is None
+
+    def explain(self, request: Request) -> str:
+        """Why the rule does not answer this request."""
+        return self._misfit(request) or "it fits, and has no reply left: say .reply(...) on it once more"
+
+    def _misfit(self, request: Request) -> str | None:
         given = self._criteria
-        if "path" in given and urlsplit(request.url).path != given["path"]:
-            return False
-        if "method" in given and request.method.upper() != given["method"].upper():
-            return False
-        if "model" in given or "contains" in given:
-            body = _json(request.body)
+        if given:
+            body = _json(request.body) if "model" in given or "contains" in given else None
             asked: dict[str, Any] = body if isinstance(body, dict) else {}
-            if "model" in given and _model_id(asked) != given["model"]:
-                return False
+            if "path" in given and (path := urlsplit(request.url).path) != given["path"]:
+                return f"the path is {path!r}"
+            if "method" in given and request.method.upper() != given["method"].upper():
+                return f"the method is {request.method!r}"
+            if "model" in given and (model := _model_id(asked)) != given["model"]:
+                return f"the model is {model!r}"
             if "contains" in given and given["contains"] not in _last_user_message(asked):
-                return False
-        return self._predicate is None or self._predicate(request)
+                return f"the last user message is {shown(_last_user_message(asked))}"
+        if self._predicate is not None and not self._predicate(request):
+            return "the predicate says no"
+        return None
 
     def __repr__(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self._criteria.items()]
@@ -279,8 +308,14 @@ class _Script:
             reply = Reply.of(reply) if reply else Reply.of()
         elif not isinstance(reply, Reply):
             raise TypeError(f"a reply is text, bytes or a Reply, but got {reply!r}")
-        if times < 1:
-            raise ValueError(f"times is 1 or more, but got {times!r}")
+        if not isinstance(times, int) or times < 1:
+            raise ValueError(f"times is a whole number, 1 or more, but got {times!r}")
+        if forever and times != 1:
+            raise ValueError(f"a reply is given times={times} or forever=True, not both")
+        if self._waiting and self._waiting[-1][2] == inf:
+            raise ValueError("this reply would never come: the one before it is given for ever")
+        if reply.head is not None:
+            check_head(reply.head)
         self.added += times
         self._waiting.append((reply, _dressed(reply), inf if forever else times))
 
@@ -333,7 +368,7 @@ class _Playback:
         exchange: Exchange = self._recording[n]
         waiting = self._by_key[self._matcher.key(exchange.request)]
         waiting.remove(n)
-        return exchange.reply if self._factor == 1 else exchange.reply.scale(self._factor)
+        return _at_speed(exchange.reply, self._factor)
 
     def peek(self) -> Reply | None:
         return None if all(self._played) else self._recording[self._played.index(False)].reply
@@ -360,6 +395,22 @@ class _Playback:
             "           2. record the session again, if the request has changed for good;",
             "           3. compare less: FakeAivvm.replaying(..., match_on=...).",
         ]
+
+
+def _at_speed(reply: Reply, factor: float) -> Reply:
+    """The reply with its moments times `factor`, but for what its reader did: one that left is given as long again."""
+    if factor == 1:
+        return reply
+    scaled = reply.scale(factor)
+    if reply.ending.kind != "closed":
+        return scaled
+    last = (reply.chunks or (reply.head,))[-1]
+    since = reply.ending.at - (last.at if last else 0.0)
+    return replace(scaled, ending=replace(scaled.ending, at=scaled.ending.at - since * factor + since))
+
+
+def _is_models(request: Request) -> bool:
+    return urlsplit(request.url).path == "/api/models"
 
 
 def _as_the_server(request: Request) -> Reply | dict[str, Any]:
@@ -394,6 +445,12 @@ def _as_the_server(request: Request) -> Reply | dict[str, Any]:
 
 def _server_error() -> Reply:
     return _dressed(Reply.error())
+
+
+def _without_body(reply: Reply) -> Reply:
+    """As the real server answers HEAD: it speaks of no framing."""
+    assert reply.head is not None
+    return replace(reply, head=replace(reply.head, headers=reply.headers.without("transfer-encoding")))
 
 
 def _models() -> Reply:

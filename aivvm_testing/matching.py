@@ -1,8 +1,9 @@
 """Which recorded exchange answers a request, and why none does.
 
-A criterion is a name of the table below or a callable `(recorded, incoming) -> bool`. Both requests are redacted by
-the same rules before they are compared, so that a recording without its secrets still answers. Nothing here knows
-what was played or plays anything.
+A criterion is a name of the table below or a callable `(recorded, incoming) -> bool`. Secrets never count: what
+redaction takes out by its name compares as equal, whatever it was, so that a recording without its secrets answers a
+client with other ones or none. (`body` alone compares bytes, and so the length of what was redacted.) Nothing here
+knows what was played or plays anything.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from aivvm.terminal import printable
+from aivvm.terminal import one_line, printable
 from aivvm.transport import Request
-from aivvm_testing.redaction import redact_request
+from aivvm_testing.redaction import is_secret, redact_request
 
 Criterion: TypeAlias = "str | Callable[[Request, Request], bool]"
 
 DEFAULT_MATCH_ON: tuple[Criterion, ...] = ("method", "path", "json")
 """No scheme, host or port: a recording made against a server plays at loopback."""
 
+_ANY = "(any secret)"
 _DIFF_LINES = 24
-_SHOWN_WIDTH = 100
+_SHOWN_WIDTH = 120
 
 
 def _body_by_meaning(request: Request) -> Hashable:
@@ -40,8 +42,17 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical(item) for item in value]
     if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: _canonical(item) if not _secret(key, item) else _ANY for key, item in value.items()}
     return value
+
+
+def _secret(name: str, value: object) -> bool:
+    # However long the secret is, and whether it is there at all: a replay is often run without the real one.
+    return isinstance(value, str) and is_secret(name)
+
+
+def _fields(pairs: Iterable[tuple[str, str]]) -> Hashable:
+    return tuple(sorted((name, _ANY if _secret(name, value) else value) for name, value in pairs))
 
 
 _ASPECTS: dict[str, Callable[[Request, SplitResult], Hashable]] = {
@@ -50,10 +61,10 @@ _ASPECTS: dict[str, Callable[[Request, SplitResult], Hashable]] = {
     "host": lambda request, url: url.hostname,
     "port": lambda request, url: url.port or {"http": 80, "https": 443}.get(url.scheme),
     "path": lambda request, url: url.path or "/",
-    "query": lambda request, url: tuple(sorted(parse_qsl(url.query, keep_blank_values=True))),
+    "query": lambda request, url: _fields(parse_qsl(url.query, keep_blank_values=True)),
     "json": lambda request, url: _body_by_meaning(request),
     "body": lambda request, url: request.body,
-    "headers": lambda request, url: tuple(sorted((name.lower(), value) for name, value in request.headers)),
+    "headers": lambda request, url: _fields((name.lower(), value) for name, value in request.headers),
 }
 
 
@@ -106,7 +117,8 @@ class Matcher:
             return [f"Recorded as {which}, and played already: it is asked once too often."]
         state = " (played already)" if played else ""
         lines = [f"Nearest: exchange {number}{state}, which differs in {', '.join(names)}:"]
-        was, now = _readable(redact_request(nearest)), _readable(redact_request(incoming))
+        whole = bool({"scheme", "host", "port"} & set(self._names))
+        was, now = _readable(nearest, whole), _readable(incoming, whole)
         diff = list(difflib.unified_diff(was, now, "recorded", "asked", lineterm="", n=1))
         lines += ["  " + printable(line)[:_SHOWN_WIDTH] for line in diff[:_DIFF_LINES]]
         if len(diff) > _DIFF_LINES:
@@ -114,20 +126,26 @@ class Matcher:
         return lines
 
 
-def _readable(request: Request) -> list[str]:
-    lines = [f"{request.method} {request.url}"]
+def _readable(request: Request, whole_url: bool) -> list[str]:
+    request = redact_request(request)
+    url = request.url if whole_url else urlsplit(request.url)._replace(scheme="", netloc="").geturl()
+    lines = [f"{request.method} {url}"]
     try:
-        lines += json.dumps(json.loads(request.body), indent=1, ensure_ascii=False, sort_keys=True).split(
-            "\n"
-        )
+        body = _canonical(json.loads(request.body))
+        lines += json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True).split("\n")
     except (ValueError, RecursionError):
         lines += [repr(request.body)[:_SHOWN_WIDTH]]
     return lines
 
 
 def describe(request: Request) -> str:
-    """One line that names a request without its secrets: method, url and the beginning of its body."""
+    """One printable line that names a request without its secrets: a chat by its model and last message."""
     request = redact_request(request)
-    body = request.body.decode("utf-8", "replace")
-    shown = body if len(body) <= _SHOWN_WIDTH else f"{body[:_SHOWN_WIDTH]}..."
-    return printable(f"{request.method} {request.url}" + (f" {shown}" if shown else "")).replace("\n", " ")
+    what = f"{request.method} {request.url}"
+    try:
+        body = json.loads(request.body)
+        model, last = body["model"], body["messages"][-1]["content"]
+        what += f" ({model['id'] if isinstance(model, dict) else model}: {last})"
+    except (ValueError, RecursionError, LookupError, TypeError):
+        what += f" {request.body.decode('utf-8', 'replace')}" if request.body else ""
+    return one_line(what, _SHOWN_WIDTH)

@@ -54,6 +54,10 @@ class Exchange:
     started: float = 0.0
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.request, Request) and isinstance(self.reply, Reply)):
+            raise TypeError(
+                f"an exchange is a Request and a Reply, but got {self.request!r:.80} and {self.reply!r:.80}"
+            )
         if not 0.0 <= self.started < inf:
             raise ValueError(f"started takes seconds, 0 or more, but got {self.started!r}")
 

@@ -64,7 +64,7 @@ class Ending:
     | `stall` | open and silent until the reader gave up |
     | `closed` | the reader stopped early |
     | `refused` `unresolved` `tls` `unreachable` | no connection; only without a head |
-    | `unfinished` | the recorder died; only recovery makes it |
+    | `unfinished` | the recorder died before the end was known; no tap writes it |
 
     `data`: raw bytes that came after the last chunk. `error`: what the reader was told, for people to read.
     """
@@ -100,6 +100,8 @@ class Reply:
     ending: Ending = field(default_factory=Ending)
 
     def __post_init__(self) -> None:
+        if type(self.chunks) is not tuple:
+            object.__setattr__(self, "chunks", tuple(self.chunks))
         now, where = 0.0, "the request"
         for at, what in self._moments():
             if not now <= at < float("inf"):
@@ -118,13 +120,15 @@ class Reply:
         else:
             if kind in HEADLESS_KINDS:
                 raise ValueError(f"a reply that ends {kind!r} has no head: there was no connection")
-            if not 100 <= self.head.status <= 999:
-                raise ValueError(f"a status has three digits, but got {self.head.status!r}")
+            if type(self.head.status) is not int or not 200 <= self.head.status <= 999:
+                raise ValueError(f"the status of an answer is 200 to 999, but got {self.head.status!r}")
 
     def _moments(self) -> Iterator[tuple[float, str]]:
         if self.head is not None:
             yield self.head.at, "the head"
         for n, chunk in enumerate(self.chunks):
+            if not isinstance(chunk.data, bytes):
+                raise ValueError(f"a chunk's data is bytes, but chunk {n} has {chunk.data!r}")
             yield chunk.at, f"chunk {n}"
         yield self.ending.at, "the ending"
 
@@ -175,10 +179,12 @@ class Reply:
     ) -> Reply:
         """An error as the real server sends it: the message is the reason phrase, the body is `Error`.
 
+        Without a reason, or with an empty one, it is the status's own phrase.
+
         A reason that a status line cannot carry (outside latin-1, or with a control character) makes what it makes
         of the real server: its own 500 without a content-type. `retry_after` is in seconds.
         """
-        reason = _phrase(status) if reason is None else reason
+        reason = reason or _phrase(status)
         if not _fits_status_line(reason):
             return cls.of("Internal Server Error", status=500)
         fields = [("content-type", "text/plain;charset=UTF-8"), *Headers(headers)]

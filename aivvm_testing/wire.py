@@ -434,7 +434,7 @@ def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_al
 
     The head is the reply's own. Without a transfer-encoding, a content-length and `connection: close`, it gains
     `Transfer-Encoding: chunked`; a given content-length is sent as it is, right or wrong. The framing is chunked
-    where the head says so. An answer to HEAD, a 204, 304 or 1xx has no body, and gains nothing. A client that keeps
+    where the head says so. An answer to HEAD, a 204 or a 304 has no body, and gains nothing. A client that keeps
     no connection, or speaks HTTP/1.0, is told `close` where the head says keep-alive, as the real server does;
     HTTP/1.0 knows no chunks, and its bodies end with the connection.
 
@@ -452,7 +452,7 @@ def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_al
     codings = _tokens(fields.get_all("transfer-encoding"))
     lengths = fields.get_all("content-length")
     closes = "close" in _tokens(fields.get_all("connection"))
-    bodiless = head.status < 200 or head.status in (204, 304)
+    bodiless = head.status in (204, 304)
     bare = bodiless or method == "HEAD"
     chunked = False
     if version == "1.0" or bodiless:
@@ -525,6 +525,11 @@ def _closing(fields: Headers) -> Headers:
             if name.lower() != "keep-alive"
         ]
     )
+
+
+def check_head(head: Head) -> None:
+    """Raises `ValueError` for a head that no wire can carry: a broken line, a name that is no token, no latin-1."""
+    _head_bytes(head, head.headers)
 
 
 def _head_bytes(head: Head, fields: Headers) -> bytes:

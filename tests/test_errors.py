@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import socket
 import ssl
 from collections.abc import Callable
 from http.client import BadStatusLine, IncompleteRead, RemoteDisconnected
+from io import BytesIO
 from math import nan
 from typing import Any
 
@@ -131,13 +133,13 @@ def calling(**options: Any) -> Callable[[], object]:
 
 
 def answered(
-    status: int, reason: str = "", body: bytes = b"", headers: dict[str, str] | None = None
+    status: int, reason: str = "", body: bytes = b"", headers: dict[str, str] | None = None, **options: Any
 ) -> Callable[[], object]:
     class Answering:
         def send(self, request: Request, *, timeout: object) -> Response:
             return Response(status, reason, Headers(headers or {}), [body])
 
-    return lambda: list(Aivvm(Answering(), url="http://host").create_completion("gpt-4", HELLO))
+    return lambda: list(Aivvm(Answering(), url="http://host").create_completion("gpt-4", HELLO, **options))
 
 
 class Failing(BaseAdapter):
@@ -172,6 +174,21 @@ def failing(error: Exception, *, head_first: bool = False, timeout: Any = (10, 1
             )
 
     return run
+
+
+def unfinished_gzip() -> object:
+    class Answering(Failing):
+        def send(self, *_: object, **__: object) -> requests.Response:
+            answer = requests.Response()
+            answer.status_code = 200
+            answer.raw = urllib3.HTTPResponse(
+                BytesIO(gzip.compress(b"x")[:-1]), {"content-encoding": "gzip"}, preload_content=False
+            )
+            return answer
+
+    with requests.Session() as session:
+        session.mount("http://", Answering(OSError(), True))
+        return list(RequestsTransport(session).send(Request("POST", "http://host:3000/api"), timeout=1))
 
 
 HTML = {"content-type": "text/html"}
@@ -416,6 +433,12 @@ MESSAGES: list[tuple[Callable[[], object], type[AivvmError], str]] = [
         "the answer of host:3000 does not decode as its content-encoding says: failed to decode it",
     ),
     (
+        unfinished_gzip,
+        Interrupted,
+        "the answer of host:3000 does not decode as its content-encoding says: the end of its gzip is missing, and "
+        "some of the answer may be, too",
+    ),
+    (
         failing(
             requests.exceptions.RetryError(urllib3.exceptions.ResponseError("too many 500 error responses"))
         ),
@@ -456,6 +479,11 @@ MESSAGES: list[tuple[Callable[[], object], type[AivvmError], str]] = [
         "http://host/api/chat answered 401 Unauthorized: does the server want a key, or a session that logs in?",
     ),
     (
+        answered(500, "Incorrect API key: sk-12345678", b"sk-12345678 is no key", key="sk-12345678"),
+        StatusError,
+        'http://host/api/chat answered 500 Incorrect API key: *** ("*** is no key")',
+    ),
+    (
         answered(308, "Permanent Redirect", headers={"location": "https://new.example/api/chat"}),
         StatusError,
         "http://host/api/chat answered 308 Permanent Redirect: it redirects to https://new.example/api/chat, and "
@@ -471,6 +499,12 @@ MESSAGES: list[tuple[Callable[[], object], type[AivvmError], str]] = [
         answered(200, "OK", CHALLENGE, HTML),
         NotAnAnswer,
         'http://host/api/chat answered 200 OK with a Cloudflare challenge page ("Just a moment..."), '
+        "which only lets browsers through: try later, from another network, or another url",
+    ),
+    (
+        answered(200, "OK", headers={"cf-mitigated": "challenge"}),
+        NotAnAnswer,
+        "http://host/api/chat answered 200 OK with a Cloudflare challenge page, "
         "which only lets browsers through: try later, from another network, or another url",
     ),
     (

@@ -25,6 +25,7 @@ LAYERS = {
         ["replay.__init__", "replay.transport", "replay.server", "record.__init__", "record.transport"],
         ["__init__", "demo", "pytest_plugin"],
         ["cli"],
+        ["__main__"],
     ],
 }
 SHORTCUTS = {

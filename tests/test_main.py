@@ -274,6 +274,38 @@ def test_ctrl_c_stops_the_process_with_130_and_without_a_word() -> None:
     assert process.returncode == 130
 
 
+INTERRUPTED = """
+import importlib.abc, runpy, sys
+
+class CtrlC(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[-1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+sys.modules.pop(sys.argv[-1], None)
+runpy.run_module("aivvm", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["argparse", "contextlib", "aivvm.models", "aivvm.provider", "aivvm.requests_transport", "requests"],
+)
+def test_ctrl_c_while_it_is_still_importing_says_nothing_either(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, "Hi", "--url", "http://127.0.0.1:9", "--system", module]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_nothing_is_imported_outside_the_reach_of_its_own_ctrl_c() -> None:
+    script = (
+        "import sys, aivvm; before = {*sys.modules}; import aivvm.__main__; print({*sys.modules} - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "{'aivvm.__main__'}\n"
+
+
 def test_a_closed_pipe_stops_the_process_and_its_stream_without_a_word() -> None:
     hung_up = threading.Event()
 

@@ -167,8 +167,7 @@ BAD_INPUT = {
     "a fake asked once too often": (
         once_too_often,
         UnmatchedRequest,
-        'no reply for POST https://chat.aivvm.com/api/chat {"model": {"id": "gpt-4", "name": "GPT-4"}, '
-        '"messages": [{"role": "user", "content": "Hello"}], "key...\n'
+        "no reply for POST https://chat.aivvm.com/api/chat (gpt-4: Hello)\n"
         "The queue is empty: 1 of 1 scripted replies were given.\n"
         "To fix it: 1. script one more, fake.reply(...);\n"
         "           2. let one answer for ever, fake.reply(..., forever=True);\n"

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
+from html import escape
 from itertools import pairwise
 from math import inf, nan
 from time import time
@@ -19,6 +20,7 @@ from aivvm import (
     AbstractProvider,
     Aivvm,
     AivvmError,
+    AnswerError,
     ConnectFailed,
     Headers,
     Interrupted,
@@ -462,6 +464,21 @@ def test_a_challenge_is_known_by_its_header_too() -> None:
         ask(Scripted(b"<html><title>No</title>", status=403, headers=HTML))
 
 
+@pytest.mark.parametrize("status", [200, 204, 299, 302, 403, 503])
+@pytest.mark.parametrize("kind", [{}, {"Content-Type": "text/plain"}, HTML])
+@pytest.mark.parametrize("body", [b"", b"Enable JavaScript", b"<html>"])
+def test_the_header_makes_it_a_challenge_whatever_else_came(
+    status: int, kind: dict[str, str], body: bytes
+) -> None:
+    expected = NotAnAnswer if status < 300 else StatusError
+    with pytest.raises(expected, match="with a Cloudflare challenge page"):
+        ask(Scripted(body, status=status, headers={**kind, "CF-Mitigated": "Challenge"}))
+
+
+def test_another_value_of_that_header_makes_no_challenge() -> None:
+    assert ask(Scripted(b"Hello", headers={"cf-mitigated": "block"})) == ["Hello"]
+
+
 @pytest.mark.parametrize(
     ("body", "snippet"),
     [
@@ -495,6 +512,52 @@ def test_no_answer_can_send_commands_to_a_terminal(body: bytes, reason: str, hea
     for shown in (str(caught.value), caught.value.snippet):
         assert not any(c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c <= "\udfff" for c in shown)
         assert not set(shown) & set("\n\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+KEYS = st.text(st.sampled_from("aZ09-_&<é"), min_size=5, max_size=40).map(lambda rest: f"sk-{rest}")
+
+
+@given(
+    key=KEYS,
+    status=st.sampled_from([200, 308, 401, 500]),
+    kind=st.sampled_from([{}, HTML]),
+    wrap=st.sampled_from(["{}", "wrong key: {}", "<html><title>{} is wrong</title>", "<html>{}", "{0} {0}"]),
+    padding=st.integers(0, 300),
+)
+def test_the_callers_key_is_never_repeated(
+    key: str, status: int, kind: dict[str, str], wrap: str, padding: int
+) -> None:
+    if status == 200:
+        kind = HTML
+    written = [key, escape(key)] if kind else [key]
+    for body in [" " + "." * padding + wrap.format(form) for form in written]:
+        with pytest.raises(AnswerError) as caught:
+            ask(
+                Scripted(
+                    body.encode(), status=status, reason=f"No {key}!", headers={**kind, "location": f"/{key}"}
+                ),
+                key=key,
+            )
+        for shown in (str(caught.value), caught.value.snippet, getattr(caught.value, "reason", "")):
+            assert key[:8] not in shown
+        assert "No ***!" in str(caught.value)
+
+
+def test_what_was_read_of_a_key_is_not_repeated_either() -> None:
+    key = "sk-1234567890"
+    with pytest.raises(StatusError) as caught:
+        ask(Scripted(f"wrong: {key[:-1]}".encode(), Interrupted("cut"), status=401), key=key)
+    assert caught.value.snippet == "wrong: ***"
+    with pytest.raises(StatusError) as caught:
+        ask(Scripted(b" " * (16 * 1024 - 9) + key.encode(), status=401), key=key)
+    assert caught.value.snippet == "***"
+
+
+@pytest.mark.parametrize("key", [None, "", "Error", "key: 12"])
+def test_a_key_that_is_too_short_to_be_one_takes_nothing_away(key: str | None) -> None:
+    with pytest.raises(StatusError) as caught:
+        ask(Scripted(b"Error with key: 1234567", status=500, reason="Error"), key=key)
+    assert (caught.value.reason, caught.value.snippet) == ("Error", "Error with key: 1234567")
 
 
 def test_an_endless_error_body_is_read_only_a_little() -> None:

@@ -284,6 +284,140 @@ def test_a_compressed_answer_is_decoded_as_it_arrives(
         assert response.headers.get("content-encoding") == coding
 
 
+def compressed(coding: str, data: bytes) -> bytes:
+    for one in coding.split(", "):
+        bits = {"gzip": 31, "x-gzip": 31, "deflate": 15, "raw deflate": -15, "identity": 0}[one]
+        if bits:
+            compressor = zlib.compressobj(wbits=bits)
+            data = compressor.compress(data) + compressor.flush()
+    return data
+
+
+CODINGS = ("gzip", "x-gzip", "deflate", "raw deflate", "gzip, deflate", "identity, GZIP, identity")
+FRAMINGS = ("chunked", "content-length", "connection-close")
+
+
+def encoded_answer(coding: str, framing: str, *pieces: bytes) -> bytes:
+    body = framed(*filter(None, pieces)) + END if framing == "chunked" else b"".join(pieces)
+    field = {
+        "chunked": b"Transfer-Encoding: chunked",
+        "content-length": b"Content-Length: %d" % len(body),
+        "connection-close": b"Connection: close",
+    }[framing]
+    named = coding.removeprefix("raw ").encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\n%b\r\n\r\n%b" % (named, field, body)
+
+
+def split(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return [data[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+
+
+BODIES = st.binary(max_size=40) | st.text(max_size=40).map(str.encode) | st.just(b"ab" * 40_000)
+CUTS = st.lists(st.integers(0, 200), max_size=6)
+REUSING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+
+
+@REUSING
+@given(st.sampled_from(CODINGS), st.sampled_from(FRAMINGS), BODIES, CUTS)
+def test_a_compressed_answer_is_whole_however_it_is_cut_and_framed(
+    transport: RequestsTransport, coding: str, framing: str, body: bytes, cuts: list[int]
+) -> None:
+    pieces = split(compressed(coding.lower(), body), cuts)
+    with serving(encoded_answer(coding, framing, *pieces)) as peer:
+        chunks = read(transport, peer.url)
+    assert b"".join(chunks) == body
+    assert all(chunks)
+    if framing == "chunked":
+        assert len(chunks) <= len(pieces)
+
+
+@REUSING
+@given(st.sampled_from(CODINGS), st.sampled_from(FRAMINGS), BODIES, CUTS, st.integers(1, 200))
+def test_a_compressed_answer_without_its_own_end_is_cut_though_its_framing_is_whole(
+    transport: RequestsTransport, coding: str, framing: str, body: bytes, cuts: list[int], missing: int
+) -> None:
+    data = compressed(coding.lower(), body)
+    pieces = split(data[: -min(missing, len(data) - 1)], cuts)
+    came = []
+    with (
+        serving(encoded_answer(coding, framing, *pieces)) as peer,
+        transport.send(Request("POST", peer.url), timeout=PATIENCE) as response,
+    ):
+        with pytest.raises(Interrupted, match=r"end of its (gzip|x-gzip|deflate) is missing") as caught:
+            came.extend(response)
+        assert caught.value.kind == "cut"
+    assert body.startswith(b"".join(came))
+
+
+@REUSING
+@given(
+    bodies=st.lists(BODIES, min_size=1, max_size=3),
+    garbage=st.just(b"") | st.binary(max_size=20).filter(lambda data: data[:1] != b"\x1f"),
+    cuts=CUTS,
+    framing=st.sampled_from(FRAMINGS),
+)
+def test_gzip_may_have_members_and_garbage_after_them_as_it_may_for_requests(
+    transport: RequestsTransport, bodies: list[bytes], garbage: bytes, cuts: list[int], framing: str
+) -> None:
+    pieces = split(b"".join([compressed("gzip", body) for body in bodies]) + garbage, cuts)
+    with serving(encoded_answer("gzip", framing, *pieces)) as peer:
+        assert b"".join(read(transport, peer.url)) == b"".join(bodies)
+        assert requests.post(peer.url, timeout=PATIENCE).content == b"".join(bodies)
+
+
+def test_a_later_member_that_is_damaged_or_cut_is_not_taken_for_garbage(transport: RequestsTransport) -> None:
+    one, two = gzip.compress(b"one"), gzip.compress(b"two")
+    for rest in (two[:1], two[:9], two[:-1], two[:10] + b"\xff" * 9, two[:-8] + b"\0" * 8):
+        came = []
+        with (
+            serving(encoded_answer("gzip", "chunked", one, rest)) as peer,
+            transport.send(Request("POST", peer.url), timeout=PATIENCE) as response,
+            pytest.raises(Interrupted),
+        ):
+            came.extend(response)
+        assert b"".join(came) in (b"one", b"onetwo")
+
+
+def test_what_follows_the_end_of_deflate_is_ignored(transport: RequestsTransport) -> None:
+    for coding in ("deflate", "raw deflate"):
+        answer = encoded_answer(coding, "chunked", compressed(coding, b"ab") + b"x", b"yz")
+        with serving(answer) as peer:
+            assert read(transport, peer.url) == [b"ab"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "gzip, deflate"])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_empty_body_needs_no_coding_to_end(
+    transport: RequestsTransport, coding: str, framing: str
+) -> None:
+    with serving(encoded_answer(coding, framing)) as peer:
+        assert read(transport, peer.url) == []
+
+
+def test_an_answer_whose_coding_breaks_off_leaves_its_connection_for_the_next(
+    transport: RequestsTransport,
+) -> None:
+    answer = encoded_answer("gzip", "chunked", gzip.compress(b"ab")[:-1])
+    with serving(answer, keep_alive=True) as peer:
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                read(transport, peer.url)
+        assert peer.connections == 1
+        transport.close()
+
+
+def test_what_a_little_unpacks_to_comes_in_parts_that_fit_into_memory(transport: RequestsTransport) -> None:
+    size = 40 * 1024 * 1024 + 1
+    packed = gzip.compress(bytes(size))
+    for framing in FRAMINGS:
+        answer = encoded_answer("gzip", framing, packed)
+        with serving(answer) as peer, transport.send(Request("POST", peer.url), timeout=PATIENCE) as response:
+            lengths = [len(chunk) for chunk in response]
+        assert sum(lengths) == size
+        assert max(lengths) <= 16 * 1024 * 1024
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_an_answer_and_its_endless_body_is_not_read(
     transport: RequestsTransport, status: int

@@ -64,6 +64,9 @@ _READ_SIZE = 64 * 1024
 _MAX_JOINED = 64 * 1024
 _MAX_WAITING = 64  # pipelined requests that a connection takes in while it is answering
 _RST_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # linger on, for 0 seconds
+# A client that has read the last byte must not find the connection open, and use it again. So the kernel, where it can,
+# keeps that byte until FIN goes with it.
+_WITH_FIN: int = getattr(socket, "MSG_MORE", 0)
 _ON_CONTINUE = Schedule(((0.0, CONTINUE),), "keep", 0.0)
 
 if sys.platform == "linux":
@@ -143,6 +146,11 @@ class FakeServer:
         return f"http://{self._host}:{self.port}"
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return self._running is not None
+
+    @property
     def _loop(self) -> _Loop:
         if self._running is None:
             raise RuntimeError("the server is not running: call start(), or use it in a with block")
@@ -150,38 +158,34 @@ class FakeServer:
 
     def start(self) -> None:
         """Binds the port and answers from now on. Raises `OSError` where the port is taken."""
-        with self._lock:
-            if self._running is not None:
-                raise RuntimeError(f"the server is already running at {self.url}")
-            self._failures = []
-            loop = _Loop(
-                self._fake, self._family, self._address, self._host, self._request_timeout, self._failures
-            )
-            thread = threading.Thread(target=loop.run, name=f"aivvm-server-{loop.port}", daemon=True)
-            thread.start()
-            self._running = loop, thread
+        if self._running is not None:
+            raise RuntimeError(f"the server is already running at {self.url}")
+        self._failures = []
+        loop = _Loop(
+            self._fake, self._family, self._address, self._host, self._request_timeout, self._failures
+        )
+        thread = threading.Thread(target=loop.run, name=f"aivvm-server-{loop.port}", daemon=True)
+        thread.start()
+        self._running = loop, thread
 
     def stop(self) -> None:
         """Closes every connection, streams included, and returns when the thread is gone. Harmless when stopped."""
-        with self._lock:
-            if self._running is not None:
-                loop, thread = self._running
-                loop.stop()
-                thread.join()
-                self._running = None
+        running, self._running = self._running, None
+        if running is not None:
+            loop, thread = running
+            loop.stop()
+            thread.join()
 
     def resume(self) -> None:
         """Counts the refused connection that comes next as given, and listens again (until the next one)."""
-        with self._lock:
-            loop = self._loop
-            self._fake.skip_refused()
-            loop.call(loop.follow)
+        loop = self._loop
+        self._fake.skip_refused()
+        loop.call(loop.follow)
 
     def recheck(self) -> None:
         """Asks the fake again whether it refuses next: for a script that changed while no request was answered."""
-        with self._lock:
-            loop = self._loop
-            loop.call(loop.follow)
+        loop = self._loop
+        loop.call(loop.follow)
 
     def __enter__(self) -> FakeServer:
         self.start()
@@ -267,8 +271,16 @@ class _Loop:
         outcome: SimpleQueue[Exception | None] = SimpleQueue()
         self._commands.append((command, outcome))
         self._ring()
+        if self._over:  # perhaps before it saw this one
+            self._turn_away()
         if (error := outcome.get()) is not None:
             raise error
+
+    def _turn_away(self) -> None:
+        with suppress(IndexError):
+            while True:
+                _, outcome = self._commands.popleft()
+                outcome.put(RuntimeError("the server has stopped"))
 
     def _ring(self) -> None:
         with suppress(OSError):  # full: it rings already; closed: nobody is left to hear it
@@ -286,6 +298,8 @@ class _Loop:
                         key.data()
                 self._keep_time()
         finally:
+            self._over = True
+            self._turn_away()
             for connection in list(self._connections):
                 connection.close()
             for sock in (self._door, self._bell, self._ear):
@@ -550,15 +564,10 @@ class _Connection:
     def _client_left(self) -> None:
         """It closed, or closed its half and still reads: that shows only when more is sent."""
         self._left = True
-        playing = self._playing
-        if playing is None or self._after is not None or self._awaits_its_leaving(playing):
+        if self._playing is None or self._after is not None:
             self.close()
         else:
             self._settle()
-
-    def _awaits_its_leaving(self, playing: Schedule) -> bool:
-        sent = self._step == len(playing.steps) and self._pending is None
-        return sent and playing.stop in ("stall", "closed")
 
     # Answers
 
@@ -611,7 +620,7 @@ class _Connection:
 
     def _send(self, data: bytes | memoryview) -> None:
         try:
-            sent = self._sock.send(data)
+            sent = self._sock.send(data, _WITH_FIN if self._ends_here() else 0)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
@@ -620,12 +629,25 @@ class _Connection:
         if sent < len(data):
             self._pending = memoryview(data)[sent:]
 
+    def _ends_here(self) -> bool:
+        """Whether FIN follows what is being sent."""
+        playing = self._playing
+        return (
+            playing is not None
+            and self._hangs_up_after(playing.stop)
+            and self._step == len(playing.steps)
+            and self._is_due(playing.at)
+        )
+
+    def _hangs_up_after(self, stop: Stop) -> bool:
+        return stop == "close" or (stop == "keep" and (self._left or self._loop.refusing))
+
     def _stop(self, stop: Stop) -> None:
-        if stop == "keep" and not (self._left or self._loop.refusing):
+        if self._hangs_up_after(stop):
+            self._hang_up()
+        elif stop == "keep":
             self._playing = None
             self._step = 0
-        elif stop in ("keep", "close"):
-            self._hang_up()
         elif stop == "reset":
             self._reset()
         elif self._left:

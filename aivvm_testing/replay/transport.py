@@ -7,6 +7,7 @@ reader, empty ones included; an explicit content-length is kept to, as a client 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
@@ -51,7 +52,10 @@ class FakeTransport:
             play.stop(reply.ending, "no answer was there")
         if head.at > 0:
             play.wait_for(head.at)
-        body = play.body(reply.chunks, reply.ending, _content_length(head, request))
+        ending = reply.ending
+        if ending.kind == "cut" and _ends_with_connection(head):
+            ending = replace(ending, kind="complete")
+        body = play.body(reply.chunks, ending, _content_length(head, request))
         return Response(head.status, head.reason, head.headers, body)
 
 
@@ -130,3 +134,9 @@ def _content_length(head: Head, request: Request) -> int | None:
     if declared is None or head.headers.get("transfer-encoding") is not None:
         return None
     return int(declared) if declared.isdecimal() else None
+
+
+def _ends_with_connection(head: Head) -> bool:
+    """Whether nothing but the connection's end tells where the body ends: then a cut looks like any end."""
+    said = {name.lower(): value.lower() for name, value in head.headers}
+    return said.get("connection") == "close" and not said.keys() & {"content-length", "transfer-encoding"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,8 +14,11 @@ import requests
 
 from aivvm import RequestsTransport, Response
 from aivvm.payload import build_request
-from aivvm_testing import Exchange, Recording, Reply, demo, fixtures, wait
+from aivvm_testing import Exchange, FakeAivvm, Recording, Reply, demo, fixtures, wait
 from aivvm_testing.cli import main
+
+
+CHUNKED = {"Transfer-Encoding": "chunked"}
 
 
 @pytest.fixture
@@ -55,6 +59,40 @@ def test_the_demo_fails_when_a_proof_fails(tmp_path, capsys, monkeypatch):
     assert door_4["bytes_equal"]
 
 
+@pytest.mark.parametrize("wrong_speed", [0, 3])
+def test_the_demo_fails_when_the_pace_is_wrong(tmp_path, capsys, monkeypatch, wrong_speed):
+    class Hasty(FakeAivvm):
+        @classmethod
+        def replaying(cls, source, *, speed=0, **options):
+            return super().replaying(source, speed=wrong_speed if speed > 1 else speed, **options)
+
+    request = build_request("gpt-4", [{"role": "user", "content": "Hello"}])
+    session = Recording([Exchange(request, Reply.of("a", "b", "c", headers=CHUNKED).pace(0.5), 0.0)])
+    monkeypatch.setattr(demo, "SESSION", ("paced",))
+    monkeypatch.setattr(fixtures, "load", lambda name: session)
+    monkeypatch.setattr(demo, "FakeAivvm", Hasty)
+    assert main(["demo", "--out", str(tmp_path / "demo.jsonl"), "--json"]) == 1
+    recorded, door_1, door_4 = json.loads(capsys.readouterr().out)["proofs"]
+    assert recorded["timing_error_ms"] <= recorded["timing_bound_ms"]
+    assert door_1["timing_error_ms"] == 0
+    assert door_4["timing_error_ms"] > door_4["timing_bound_ms"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_the_screen_cannot_show_is_escaped(encoding):
+    command = [sys.executable, "-m", "aivvm_testing", "replay", "utf8_aligned", "--speed", "0"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    shown = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=20).stdout
+    assert rb"\u041f\u0440" in shown
+
+
+def test_a_bad_place_for_the_recording_is_named_before_anything_starts(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "nowhere" / "demo.jsonl")]) == 1
+    captured = capsys.readouterr()
+    assert "there is no folder for" in captured.err
+    assert captured.out == ""
+
+
 def test_show_lists_every_chunk_and_neutralises_what_it_prints(session, capsys):
     assert main(["show", str(session)]) == 0
     printed = capsys.readouterr().out
@@ -92,9 +130,17 @@ def test_every_shipped_recording_can_be_shown_and_replayed(name, capsys):
         (
             ["show", "nowhere.jsonl"],
             1,
-            "nowhere.jsonl is neither a file nor a shipped recording; there are: ",
+            "nowhere.jsonl is neither a file nor a shipped recording; aivvm-testing show --list ",
         ),
-        (["show"], 2, "the following arguments are required: recording"),
+        (["show", "split_emoji"], 1, "nor a shipped recording; did you mean split_emoji_4ways"),
+        (["show"], 2, "aivvm-testing show: name a recording, or say --list"),
+        (
+            ["serve", "ascii", "--match-on", "jsno"],
+            1,
+            "match_on has no criterion 'jsno': did you mean 'json'?",
+        ),
+        (["replay"], 2, "the following arguments are required: recording"),
+        (["serve", "--port", "80x"], 2, "a port is 0 to 65535, but got 80x"),
         (["dance"], 2, "invalid choice: 'dance'"),
         ([], 2, "the following arguments are required: VERB"),
         (["replay", "ascii", "--speed", "-1"], 2, "a speed is 0 or more, but got -1"),
@@ -146,7 +192,8 @@ def test_serve_says_where_it_listens_and_stops_cleanly_on_ctrl_c():
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=10)
     assert process.returncode == 0
-    assert "1 requests came" in rest
+    assert "split_emoji_4ways) -> 200, complete" in rest
+    assert "1 request came" in rest
     assert "Traceback" not in errors
 
 

@@ -14,7 +14,7 @@ from aivvm_testing import fixtures
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.recording import Exchange, Recording
-from aivvm_testing.reply import Reply, wait
+from aivvm_testing.reply import Chunk, Ending, Head, Reply, wait
 
 HELLO = [{"role": "user", "content": "Hello, world"}]
 
@@ -85,7 +85,7 @@ def test_only_replies_can_be_scripted(reply, error):
 
 
 def test_a_reply_is_given_once_or_more():
-    with pytest.raises(ValueError, match="times is 1 or more"):
+    with pytest.raises(ValueError, match="times is a whole number, 1 or more"):
         FakeAivvm().reply("a", times=0)
 
 
@@ -276,6 +276,73 @@ def test_each_of_many_threads_gets_one_reply_of_its_own():
         thread.join()
     assert sorted(map(int, got)) == list(range(200))
     fake.assert_all_played()
+
+
+def test_a_predicate_may_ask_the_fake_something():
+    fake = FakeAivvm()
+    fake.on(lambda request: fake.reply("later") is None).reply("never")
+    assert ask(fake) == "later"
+
+
+def test_a_rule_that_does_not_fit_says_why():
+    fake = FakeAivvm()
+    fake.on(model="gpt4").reply("x")
+    fake.on(model="gpt-4")
+    fake.on(contains="weather").reply("x")
+    fake.on(path="/api/other", method="GET").reply("x")
+    fake.on(method="GET").reply("x")
+    fake.on(lambda request: False).reply("x")
+    with pytest.raises(UnmatchedRequest) as caught:
+        ask(fake, "Hello")
+    message = str(caught.value)
+    assert "on(model='gpt4'), 0 of 1 given; the model is 'gpt-4'" in message
+    assert "on(model='gpt-4'), 0 of 0 given; it fits, and has no reply left: say .reply(...)" in message
+    assert "on(contains='weather'), 0 of 1 given; the last user message is 'Hello'" in message
+    assert "0 of 1 given; the path is '/api/chat'" in message
+    assert "on(method='GET'), 0 of 1 given; the method is 'POST'" in message
+    assert "the predicate says no" in message
+
+
+def test_a_replaying_fake_lists_models_and_falls_back_on_its_queue():
+    recording = Recording([Exchange(build_request("gpt-4", HELLO), Reply.of("recorded"), 0.0)])
+    fake = FakeAivvm.replaying(recording).reply("queued")
+    assert fake.answer(post("/api/models", b"{}")).status == 200
+    assert ask(fake, "Something else") == "queued"
+    assert ask(fake, "Hello, world") == "recorded"
+    fake.assert_all_played()
+    with pytest.raises(UnmatchedRequest):
+        fake.answer(post("/api/other"))
+
+
+def test_a_reader_that_left_is_given_as_long_again_at_any_speed():
+    left = Reply(Head(), (Chunk(b"a", 1.0),), Ending("closed", 1.5))
+    recording = Recording(
+        [Exchange(chat(), left, 0.0), Exchange(chat(), Reply.no_answer("closed", at=2), 0.0)]
+    )
+    fake = FakeAivvm.replaying(recording)
+    assert fake.answer(chat()).ending.at == 0.5
+    assert fake.answer(chat()).ending.at == 2
+    fast = FakeAivvm.replaying(recording, speed=2)
+    assert fast.answer(chat()).ending.at == 1.0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply.of("a", headers={"a": "b\r\nX: y"}),
+        Reply.of("a", headers={"a b": "c"}),
+        Reply.of("a", headers={"a": "Ж"}),
+        Reply.of("a", reason="two\nlines"),
+    ],
+)
+def test_a_head_that_no_wire_can_carry_is_refused_when_it_is_scripted(reply):
+    with pytest.raises(ValueError, match=r"a line of the head|a header field|a head is latin-1"):
+        FakeAivvm().reply(reply)
+
+
+def test_a_clock_is_one_of_two():
+    with pytest.raises(TypeError, match=r"a clock is a VirtualClock\(\) or a SystemClock\(\), but got 5"):
+        FakeAivvm(clock=5)
 
 
 def test_a_refused_connection_that_comes_next_can_be_seen_and_skipped():

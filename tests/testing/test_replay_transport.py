@@ -60,6 +60,8 @@ def test_a_reader_gets_the_chunks_of_the_reply(reply):
         (Reply.no_answer("unreachable"), [], ConnectFailed, "unreachable"),
         (Reply.of("abc", headers={"content-length": "5"}), [b"abc"], Interrupted, "cut"),
         (Reply.of("abc", "d", headers={"content-length": "2"}), [b"ab"], type(None), None),
+        (Reply.of("abc", headers={"Connection": "close"}).cut(), [b"abc"], type(None), None),
+        (Reply.of("abc", headers={"Connection": "close"}).reset(), [b"abc"], Interrupted, "reset"),
         (Reply.of("abc", status=204), [], type(None), None),
         (Reply.of("abc", headers={"content-length": "3"}), [b"abc"], type(None), None),
     ],

@@ -67,7 +67,10 @@ def test_every_ending_but_complete_can_come_before_any_answer(kind):
         (lambda: Reply(None, (Chunk(b"a"),), Ending("cut")), "without a head has no chunks"),
         (lambda: Reply(None), "without a head cannot be complete"),
         (lambda: Reply(Head(), (), Ending("refused")), "has no head: there was no connection"),
-        (lambda: Reply(Head(status=42)), "a status has three digits"),
+        (lambda: Reply(Head(status=42)), "the status of an answer is 200 to 999"),
+        (lambda: Reply.of("a", status="200"), "the status of an answer is 200 to 999, but got '200'"),
+        (lambda: Reply.of("a", status=100), "the status of an answer is 200 to 999, but got 100"),
+        (lambda: Reply(Head(), (Chunk("text"),)), "a chunk's data is bytes, but chunk 0 has 'text'"),
         (lambda: Reply(Head(), (), Ending("melted")), "an ending is one of complete, cut"),
         (lambda: Reply(Head(at=2), (Chunk(b"a", 1),)), "chunk 0 is at 1 and the head at 2"),
         (lambda: Reply(Head(), (), Ending(at=float("nan"))), "the ending is at nan"),
@@ -153,6 +156,11 @@ def test_replies_are_values(reply):
     assert hash(same) == hash(reply)
     assert pickle.loads(pickle.dumps(reply)) == reply
     assert len(repr(reply)) < 20_000
+
+
+def test_chunks_may_come_as_any_sequence_and_are_kept_as_a_tuple():
+    assert Reply(Head(), [Chunk(b"x")]) == Reply.of("x")
+    assert hash(Reply(Head(), [Chunk(b"x")])) == hash(Reply.of("x"))
 
 
 def test_a_repr_is_the_code_that_makes_the_reply():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import http.client
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -99,11 +100,10 @@ def open_files() -> int:
     return len(os.listdir("/dev/fd"))
 
 
-def settled(server: FakeServer) -> int:
-    """How many files are open once the server has seen everything that clients did before."""
-    server.recheck()
-    server.recheck()
-    return open_files()
+def catch_up(server: FakeServer) -> None:
+    """Returns when the server has seen all that clients did before: a connection, then its bytes, then its end."""
+    for _ in range(3):
+        server.recheck()
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_who_waits_at_the_door_when_it_closes_is_reset():
 
     fake = Gated(Reply.of("1"), Reply.of("2"), Reply.no_answer("refused"), Reply.of("3"))
     with FakeServer(fake) as server, connect(server) as first, connect(server) as second:
-        server.recheck()  # both are in
+        catch_up(server)
         first.sendall(CLOSING)
         assert fake.entered.wait(10)
         second.sendall(CLOSING)  # its answer is the last before a refused connection
@@ -296,7 +296,8 @@ def test_a_stalled_client_may_leave():
         with connect(server) as sock:
             sock.sendall(GET)
             assert sock.recv(9)
-        assert settled(server) == before
+        catch_up(server)
+        assert open_files() == before
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -410,6 +411,15 @@ def test_a_thousand_requests_sent_together_are_all_answered():
         assert until_end(sock).count(b"\r\n1\r\na\r\n0\r\n\r\n") == 1000
 
 
+def test_a_server_takes_in_no_more_requests_than_it_can_answer_soon():
+    with FakeServer(Scripted(Reply.of("a").delay(60))) as server, connect(server) as sock:
+        sock.setblocking(False)
+        taken, limit = 0, 30_000_000  # the kernel's own buffers are below that
+        while taken < limit and select.select([], [sock], [], 0.2)[1]:
+            taken += sock.send(GET * 1000)
+        assert taken < limit
+
+
 def test_a_request_may_come_in_any_pieces():
     fake = Scripted(Reply.of("a"))
     body = "日本".encode()
@@ -452,7 +462,8 @@ def test_a_client_may_leave_in_the_middle(abruptly: bool):
             if abruptly:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert ask(server).endswith(b"b\r\n0\r\n\r\n")
-        assert settled(server) == before
+        catch_up(server)
+        assert open_files() == before
     assert fake.errors == []
 
 
@@ -492,8 +503,22 @@ def test_garbage_after_an_answer_has_begun_is_refused_when_it_is_over():
 def test_garbage_before_an_answer_has_begun_takes_its_place():
     with FakeServer(Scripted(Reply.of("a").delay(60))) as server, connect(server) as sock:
         sock.sendall(GET)
+        catch_up(server)
         sock.sendall(b"garbage\r\n\r\n")
         assert until_end(sock) == b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+
+
+def test_an_answer_that_was_given_up_has_no_say_in_what_follows():
+    fake = Scripted(Reply.of("a").delay(0.1), Reply.of(wait(0.15), "b"))
+    with FakeServer(fake) as server, connect(server) as sock:
+        sock.sendall(GET)
+        catch_up(server)
+        sock.sendall(b"garbage\r\n\r\n")
+        assert until_end(sock).startswith(b"HTTP/1.1 400 ")
+        assert ask(server).endswith(b"b\r\n0\r\n\r\n")
+        for _ in range(3):  # what it still says is dropped, and no reason for a reset
+            sock.sendall(b"x")
+            catch_up(server)
 
 
 @pytest.mark.parametrize(
@@ -610,6 +635,23 @@ def test_a_port_lost_while_refusing_is_a_failure_and_no_hang(monkeypatch: pytest
     with ending_in(SetupFailure, "could not be served: OSError: taken", *replies) as (server, _):
         monkeypatch.setattr(server_module, "_bind", taken)
         assert ask(server) == b""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_thread_has_died_says_so_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
+    def broken(*args: object) -> Any:
+        raise ZeroDivisionError
+
+    server = FakeServer(Scripted(Reply.of("a")))
+    server.start()
+    monkeypatch.setattr(server_module._Loop, "_keep_time", broken)
+    with connect(server) as sock:
+        sock.sendall(GET)
+        with suppress(ConnectionResetError):
+            until_end(sock)
+        with pytest.raises(RuntimeError, match="the server has stopped"):
+            server.recheck()
+    server.stop()
 
 
 # The server itself

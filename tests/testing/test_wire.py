@@ -207,13 +207,13 @@ MALFORMED = {
 
 @pytest.mark.parametrize(("status", "data"), MALFORMED.values(), ids=MALFORMED)
 def test_what_is_malformed_is_refused_with_its_status_at_any_split(status: int, data: bytes):
-    for pieces in ([data], [GET + data], [data + GET], one_by_one(data)):
+    for pieces in ([data], [GET + data], [data + GET], one_by_one(data), one_by_one(GET + data)):
         *good, last = parsed(*pieces)
         assert isinstance(last, Refusal), pieces[0][:80]
         assert last.status == status, last
         assert last.why
         assert last.why.isprintable()
-        assert len(good) == (pieces[0].startswith(GET))
+        assert len(good) == b"".join(pieces).startswith(GET)
 
 
 def test_nothing_is_understood_after_a_refusal():
@@ -498,7 +498,7 @@ def test_chunks_stay_chunks_when_the_head_says_close_too():
     assert schedule(reply).stop == "close"
 
 
-@pytest.mark.parametrize("status", [199, 204, 304])
+@pytest.mark.parametrize("status", [204, 304])
 def test_a_status_without_a_body_has_none(status: int):
     reply = Reply.of("x", status=status, reason="R", headers={"a": "b", "Transfer-Encoding": "chunked"})
     assert sent(reply) == f"HTTP/1.1 {status} R\r\na: b\r\n\r\n".encode()
