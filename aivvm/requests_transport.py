@@ -15,9 +15,13 @@ from aivvm.transport import DEFAULT_TIMEOUT, Headers, Request, Response, Timeout
 
 if TYPE_CHECKING:
     import requests
+    from urllib3.response import HTTPResponse
 
 _LONGEST_READ = 64 * 1024  # bytes of an answer that is not chunked; a read gives what is there, up to this
 _LONGEST_CHUNK = 16 * 1024 * 1024  # bytes; a longer HTTP chunk comes in parts, so that memory stays bounded
+_INFLATED = frozenset(("gzip", "x-gzip", "deflate"))
+_GZIP = b"\x1f\x8b"  # what each member begins with
+_MOST_CODINGS = 5  # one within the other, as urllib3 has it
 
 
 class RequestsTransport:
@@ -25,7 +29,9 @@ class RequestsTransport:
 
     Whatever the session is set up with (adapters, retries, headers, cookies, proxies, certificates) applies, and so
     do the proxies of the environment; a loopback host is always reached directly. Each chunk of a response is one
-    HTTP chunk where the answer is chunked, else what one read gave, as soon as it is there.
+    HTTP chunk where the answer is chunked, else what one read gave, as soon as it is there. The content-coding is
+    undone: gzip and deflate must come to their own end, else the answer is `Interrupted`, whatever its framing says;
+    br and zstd are left to urllib3, which reports that the end of zstd is missing, but not that of br.
 
     `close`, or leaving the context, closes the transport's own session; a later `send` begins another. It may be
     shared between threads as far as its session may. Raises `InvalidOption` for a session that is none.
@@ -145,7 +151,10 @@ def _chunks(answer: requests.Response, url: str, timeout: Timeout) -> Iterator[b
         failure = _failure(error, url, timeout, answered=True)
         if failure is None:
             raise
-        raise failure from error
+        try:
+            raise failure from error
+        finally:
+            del failure  # else it and this frame would hold each other, and the connection's pool with them
 
 
 def _read(answer: requests.Response) -> Iterator[bytes]:
@@ -162,14 +171,62 @@ def _read(answer: requests.Response) -> Iterator[bytes]:
     if not isinstance(raw, HTTPResponse):  # an adapter that is not HTTP's, or a mock
         yield from answer.iter_content(_LONGEST_READ)
         return
-    for coding in raw.headers.get("content-encoding", "").lower().split(","):
-        if coding.strip() not in ("", "identity", *raw.CONTENT_DECODERS):
-            raise DecodeError(f"no decoder for {coding.strip()!r} is installed")
+    codings = [coding.strip() for coding in raw.headers.get("content-encoding", "").lower().split(",")]
+    codings = [coding for coding in codings if coding not in ("", "identity")]
+    for coding in codings:
+        if coding not in raw.CONTENT_DECODERS:
+            raise DecodeError(f"no decoder for {coding!r} is installed")
+    if len(codings) > _MOST_CODINGS:
+        raise DecodeError(f"{len(codings)} codings, one within the other, are more than {_MOST_CODINGS}")
+    ours = _INFLATED.issuperset(codings)
+    pieces = _pieces(raw, decode=not ours)
+    for coding in reversed(codings if ours else []):
+        pieces = _inflated(pieces, coding)
+    yield from pieces
+
+
+def _pieces(raw: HTTPResponse, *, decode: bool) -> Iterator[bytes]:
     if raw.chunked and raw.supports_chunked_reads():
-        yield from raw.read_chunked(_LONGEST_CHUNK, decode_content=True)
+        yield from raw.read_chunked(_LONGEST_CHUNK, decode_content=decode)
     else:
-        while data := raw.read1(_LONGEST_READ, decode_content=True):
+        while data := raw.read1(_LONGEST_READ, decode_content=decode):
             yield data
+
+
+def _inflated(pieces: Iterator[bytes], coding: str) -> Iterator[bytes]:
+    """What each of the pieces unpacks to, at once. Raises `DecodeError` for damage and for data that lacks its end.
+
+    Done here, as urllib3 does not tell whether the end was there. No data at all needs none; what follows the end is
+    ignored, unless it is one more member of a gzip file (RFC 1952, 2.2).
+    """
+    import zlib
+
+    from urllib3.exceptions import DecodeError
+
+    unpacking = None
+    for piece in pieces:
+        while piece:
+            if unpacking is None or unpacking.eof:
+                bits = 31  # zlib's word for gzip
+                if coding == "deflate":  # with zlib's header, or as some servers send it: without
+                    bits = 15 if piece[0] & 0x0F == 8 else -15
+                if unpacking is not None and (bits != 31 or not _GZIP.startswith(piece[:2])):
+                    for _ in pieces:  # the answer ends where its framing does
+                        pass
+                    return
+                unpacking = zlib.decompressobj(bits)
+            full = True
+            while full:
+                try:
+                    part = unpacking.decompress(piece, _LONGEST_CHUNK)
+                except zlib.error as error:
+                    raise DecodeError(f"damaged {coding}", error) from error
+                piece, full = unpacking.unconsumed_tail, len(part) == _LONGEST_CHUNK
+                if part:
+                    yield part
+            piece = unpacking.unused_data
+    if unpacking is not None and not unpacking.eof:
+        raise DecodeError(f"the end of its {coding} is missing, and some of the answer may be, too")
 
 
 def _failure(error: Exception, url: str, timeout: Timeout, *, answered: bool) -> TransportError | None:

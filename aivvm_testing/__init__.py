@@ -6,8 +6,7 @@ costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # type checkers know the name; `typing` takes longer to import than all that is here
 if TYPE_CHECKING:
     from aivvm_testing import fixtures as fixtures
     from aivvm_testing import strategies as strategies

@@ -13,29 +13,32 @@ A fake may be shared between threads and doors: each request takes exactly one r
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from email.utils import formatdate
-from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from aivvm.errors import shown
-from aivvm.models import MODELS
-from aivvm.transport import Headers, Request
+from aivvm.transport import Request
 from aivvm_testing.clock import Clock, VirtualClock
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
 from aivvm_testing.matching import DEFAULT_MATCH_ON, Criterion, Matcher, describe
 from aivvm_testing.recording import Exchange, Recording
-from aivvm_testing.reply import Head, Reply
+from aivvm_testing.reply import Reply
+from aivvm_testing.service import (
+    answer_without_model,
+    dressed,
+    echo,
+    is_models,
+    json_of,
+    last_user_message,
+    model_id,
+)
 from aivvm_testing.wire import check_head
 
 if TYPE_CHECKING:
@@ -48,12 +51,6 @@ _TOO_MANY = (
     "\n           3. say fake.reply(..., forever=True) where it need not ask."
 )
 _Fake = TypeVar("_Fake", bound="FakeAivvm")
-_SMALL = 64 * 1024
-_WORDS = re.compile(r"\s*\S+|\s+")
-_NOT_FOUND_PAGE = (
-    "<!DOCTYPE html><html><head><title>404: This page could not be found</title></head>"
-    "<body><h1>404</h1><p>This page could not be found.</p></body></html>"
-)
 
 
 class FakeAivvm:
@@ -151,11 +148,11 @@ class FakeAivvm:
                     return reply
             if self._recording is not None and (reply := self._recording.next(request)) is not None:
                 return reply
-            served = _as_the_server(request)
-            if isinstance(served, Reply) and (self._recording is None or _is_models(request)):
-                return _without_body(served) if request.method == "HEAD" else served
+            served = answer_without_model(request)
+            if isinstance(served, Reply) and (self._recording is None or is_models(request)):
+                return served
             if not self._scripted:
-                return _echo({} if isinstance(served, Reply) else served)
+                return echo({} if isinstance(served, Reply) else served)
             if (reply := self._queue.next()) is not None:
                 return reply
             error = UnmatchedRequest(self._explain(request))
@@ -274,16 +271,16 @@ class Rule:
     def _misfit(self, request: Request) -> str | None:
         given = self._criteria
         if given:
-            body = _json(request.body) if "model" in given or "contains" in given else None
+            body = json_of(request.body) if "model" in given or "contains" in given else None
             asked: dict[str, Any] = body if isinstance(body, dict) else {}
             if "path" in given and (path := urlsplit(request.url).path) != given["path"]:
                 return f"the path is {path!r}"
             if "method" in given and request.method.upper() != given["method"].upper():
                 return f"the method is {request.method!r}"
-            if "model" in given and (model := _model_id(asked)) != given["model"]:
+            if "model" in given and (model := model_id(asked)) != given["model"]:
                 return f"the model is {model!r}"
-            if "contains" in given and given["contains"] not in _last_user_message(asked):
-                return f"the last user message is {shown(_last_user_message(asked))}"
+            if "contains" in given and given["contains"] not in last_user_message(asked):
+                return f"the last user message is {shown(last_user_message(asked))}"
         if self._predicate is not None and not self._predicate(request):
             return "the predicate says no"
         return None
@@ -317,7 +314,7 @@ class _Script:
         if reply.head is not None:
             check_head(reply.head)
         self.added += times
-        self._waiting.append((reply, _dressed(reply), inf if forever else times))
+        self._waiting.append((reply, dressed(reply), inf if forever else times))
 
     def next(self) -> Reply | None:
         if not self._waiting:
@@ -407,116 +404,3 @@ def _at_speed(reply: Reply, factor: float) -> Reply:
     last = (reply.chunks or (reply.head,))[-1]
     since = reply.ending.at - (last.at if last else 0.0)
     return replace(scaled, ending=replace(scaled.ending, at=scaled.ending.at - since * factor + since))
-
-
-def _is_models(request: Request) -> bool:
-    return urlsplit(request.url).path == "/api/models"
-
-
-def _as_the_server(request: Request) -> Reply | dict[str, Any]:
-    """What the real server answers before it asks a model; the body of a chat request that it would pass on."""
-    path = urlsplit(request.url).path
-    if len(path) > 1 and path.endswith("/"):
-        target = path.rstrip("/") or "/"
-        return _dressed(
-            Reply.of(target, status=308, headers={"Location": target, "Refresh": f"0;url={target}"})
-        )
-    if path == "/api/models":
-        return _models() if isinstance(_json(request.body), dict) else _server_error()
-    if path != "/api/chat":
-        return _dressed(
-            Reply.of(
-                _NOT_FOUND_PAGE,
-                status=404,
-                headers={
-                    "Content-Type": "text/html; charset=utf-8",
-                    "Content-Length": str(len(_NOT_FOUND_PAGE)),
-                },
-            )
-        )
-    body = _json(request.body)
-    if not isinstance(body, dict) or not body.get("model") or not isinstance(body.get("messages"), list):
-        return _server_error()
-    for message in body["messages"]:
-        if not isinstance(message, dict) or message.get("content") is None:
-            return _server_error()
-    return body
-
-
-def _server_error() -> Reply:
-    return _dressed(Reply.error())
-
-
-def _without_body(reply: Reply) -> Reply:
-    """As the real server answers HEAD: it speaks of no framing."""
-    assert reply.head is not None
-    return replace(reply, head=replace(reply.head, headers=reply.headers.without("transfer-encoding")))
-
-
-def _models() -> Reply:
-    listed = [{"id": model.id, "name": model.name} for model in MODELS.values()]
-    body = json.dumps(listed, separators=(",", ":"))
-    return _dressed(Reply.of(body, headers={"content-type": "text/plain;charset=UTF-8"}))
-
-
-def _json(body: bytes) -> Any:
-    """A request's body as the real server reads it; None where it is no JSON. Not to be changed.
-
-    A byte order mark is accepted, ill-formed UTF-8 replaced. Every rule looks at the same body, so a small one is
-    kept for a while.
-    """
-    return _remembered(body) if len(body) <= _SMALL else _parsed(body)
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body.decode("utf-8-sig", "replace"))
-    except (ValueError, RecursionError):
-        return None
-
-
-_remembered = lru_cache(maxsize=16)(_parsed)
-
-
-def _model_id(body: dict[str, Any]) -> object:
-    model = body.get("model")
-    return model.get("id") if isinstance(model, dict) else model
-
-
-def _last_user_message(body: dict[str, Any]) -> str:
-    messages = body.get("messages")
-    for message in reversed(messages if isinstance(messages, list) else []):
-        if isinstance(message, dict) and message.get("role") == "user":
-            return str(message.get("content"))
-    return ""
-
-
-def _echo(body: dict[str, Any]) -> Reply:
-    text = _last_user_message(body)
-    words = [word.encode("utf-8", "replace") for word in _WORDS.findall(text)]
-    return _dressed(Reply.of(*words))
-
-
-_today: tuple[int, str] = (0, "")
-
-
-def _date() -> str:
-    global _today
-    now = int(time.time())
-    if _today[0] != now:
-        _today = (now, formatdate(now, usegmt=True))
-    return _today[1]
-
-
-def _dressed(reply: Reply) -> Reply:
-    """The reply with the connection's header fields that the real server sends, unless it brings its own."""
-    head = reply.head
-    if head is None or any(name.lower() in ("connection", "transfer-encoding") for name, _ in head.headers):
-        return reply
-    added = [("Date", _date()), ("Connection", "keep-alive"), ("Keep-Alive", "timeout=5")]
-    if head.headers.get("date") is not None:
-        del added[0]
-    if head.headers.get("content-length") is None:
-        added.append(("Transfer-Encoding", "chunked"))
-    dressed: Head = replace(head, headers=Headers([*head.headers, *added]))
-    return replace(reply, head=dressed)

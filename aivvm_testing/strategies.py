@@ -15,9 +15,15 @@ from collections.abc import Collection, Iterable
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import strategies as st
-from hypothesis.errors import InvalidArgument
-from hypothesis.strategies import SearchStrategy
+try:
+    from hypothesis import strategies as st
+    from hypothesis.errors import InvalidArgument
+    from hypothesis.strategies import SearchStrategy
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "aivvm_testing.strategies needs hypothesis, which the extra brings: pip install 'aivvm[testing]'",
+        name=error.name,
+    ) from error
 
 from aivvm.models import MODELS
 from aivvm.payload import DEFAULT_URL

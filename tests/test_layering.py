@@ -19,7 +19,7 @@ LAYERS = {
     "aivvm_testing": [
         ["errors", "clock"],
         ["reply", "redaction"],
-        ["recording", "wire"],
+        ["recording", "wire", "service"],
         ["matching", "fixtures", "strategies"],
         ["fake"],
         ["replay.__init__", "replay.transport", "replay.server", "record.__init__", "record.transport"],

@@ -16,6 +16,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -310,7 +311,7 @@ def encoded_answer(coding: str, framing: str, *pieces: bytes) -> bytes:
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    return [data[begin:end] for begin, end in pairwise(edges)]
 
 
 BODIES = st.binary(max_size=40) | st.text(max_size=40).map(str.encode) | st.just(b"ab" * 40_000)
@@ -405,6 +406,7 @@ def test_an_answer_whose_coding_breaks_off_leaves_its_connection_for_the_next(
                 read(transport, peer.url)
         assert peer.connections == 1
         transport.close()
+        assert peer.hung_up.wait(PATIENCE)
 
 
 def test_what_a_little_unpacks_to_comes_in_parts_that_fit_into_memory(transport: RequestsTransport) -> None:

@@ -17,7 +17,6 @@ from aivvm.payload import build_request
 from aivvm_testing import Exchange, FakeAivvm, Recording, Reply, demo, fixtures, wait
 from aivvm_testing.cli import main
 
-
 CHUNKED = {"Transfer-Encoding": "chunked"}
 
 

@@ -257,6 +257,7 @@ def test_the_note_names_each_of_several_exchanges(name: str) -> None:
         ("recorded_challenge_page", 403, "complete"),
         ("recorded_html_answer", 200, "complete"),
         ("recorded_cut", 200, "cut"),
+        ("recorded_gzip", 200, "complete"),
         ("recorded_reset", 200, "reset"),
         ("recorded_stall", 200, "stall"),
     ],
