@@ -64,11 +64,8 @@ class Aivvm(AbstractProvider):
         url: str | None = None,
         decoder: Callable[[], Decoder] = BoundarySafeDecoder,
     ) -> None:
-        if transport is not None and not callable(getattr(transport, "send", None)):
-            raise InvalidOption(
-                f"transport must have a method send(request, *, timeout), but got {shown(transport)}; "
-                "a server's address goes into url="
-            )
+        if transport is not None:
+            _check_transport(transport)
         if not callable(decoder):
             raise InvalidOption(
                 f"decoder must make a decoder when called, as a class does, but got {shown(decoder)}"
@@ -134,10 +131,14 @@ def _answer(
 
             transport = own = RequestsTransport()
         response = transport.send(request, timeout=timeout)
+        if not hasattr(response, "status"):
+            raise TypeError(f"a transport's send returns an aivvm.Response, but returned {shown(response)}")
         try:
             check_answer(response, request.url, timeout, key)
             decoder = make_decoder()
             for chunk in response:
+                if type(chunk) is not bytes:
+                    raise TypeError(f"a transport's response gives chunks of bytes, but gave {shown(chunk)}")
                 if text := decoder.feed(chunk):
                     pieces.append(text)
                     if stream:
@@ -158,6 +159,18 @@ def _answer(
     finally:
         if own is not None:
             own.close()
+
+
+def _check_transport(transport: object) -> None:
+    if isinstance(transport, type):
+        raise InvalidOption(
+            f"transport must be an object, but got a class: did you mean {transport.__name__}()?"
+        )
+    if not callable(getattr(transport, "send", None)):
+        what = f"transport must have a method send(request, *, timeout), but got {shown(transport)}"
+        if callable(getattr(transport, "transport", None)):
+            raise InvalidOption(f"{what}: did you mean its .transport()?")
+        raise InvalidOption(f"{what}; a server's address goes into url=")
 
 
 def _note_text(error: BaseException, text: str) -> None:

@@ -91,9 +91,11 @@ class Response:
         chunks: Iterable[bytes],
         close: Callable[[], object] | None = None,
     ) -> None:
+        if isinstance(chunks, (str, bytes, bytearray)):
+            raise TypeError(f"chunks is an iterable of bytes, such as [b'Hello'], but got {chunks!r:.60}")
         self.status = status
         self.reason = reason
-        self.headers = headers
+        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self._chunks = iter(chunks)
         self._close = close
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from http.client import BadStatusLine, IncompleteRead, RemoteDisconnected
 from io import BytesIO
 from math import nan
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -347,6 +348,17 @@ MESSAGES: list[tuple[Callable[[], object], type[AivvmError], str]] = [
         "transport must have a method send(request, *, timeout), but got 'http://h'; a server's address goes into url=",
     ),
     (
+        making(RequestsTransport),
+        InvalidOption,
+        "transport must be an object, but got a class: did you mean RequestsTransport()?",
+    ),
+    (
+        making(SimpleNamespace(transport=print)),
+        InvalidOption,
+        "transport must have a method send(request, *, timeout), but got "
+        "namespace(transport=<built-in function print>) (SimpleNamespace): did you mean its .transport()?",
+    ),
+    (
         making(decoder="utf-8"),
         InvalidOption,
         "decoder must make a decoder when called, as a class does, but got 'utf-8'",
@@ -540,3 +552,39 @@ def test_the_warning_names_the_option_that_was_meant(option: str, text: str) -> 
     with pytest.warns(UserWarning, match="unknown option") as caught:
         Aivvm().create_completion("gpt-4", HELLO, **{option: 1})
     assert [str(warning.message) for warning in caught] == [text]
+
+
+# A transport that keeps no contract
+
+
+class Careless:
+    def __init__(self, response: object) -> None:
+        self.response = response
+
+    def send(self, request: Request, *, timeout: object) -> Any:
+        return self.response
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        ("Hello", "a transport's send returns an aivvm.Response, but returned 'Hello'"),
+        (
+            Response(200, "OK", Headers(), ["Hello"]),
+            "a transport's response gives chunks of bytes, but gave 'Hello'",
+        ),  # type: ignore[list-item]  # the mistake under test
+    ],
+)
+def test_a_careless_transport_is_told_what_is_wrong(response: object, message: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        list(Aivvm(Careless(response)).create_completion("gpt-4", HELLO))
+    assert str(caught.value) == message
+
+
+def test_a_response_takes_any_pairs_as_headers_and_no_bare_body() -> None:
+    response = Response(200, "OK", [("A", "b")], [])  # type: ignore[arg-type]  # what careless code gives
+    assert response.headers.get("a") == "b"
+    with pytest.raises(
+        TypeError, match=r"chunks is an iterable of bytes, such as \[b'Hello'\], but got b'Hello'"
+    ):
+        Response(200, "OK", Headers(), b"Hello")  # type: ignore[arg-type]  # the mistake under test
