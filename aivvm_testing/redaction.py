@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from functools import lru_cache
 from urllib.parse import unquote_plus
 
 from aivvm.transport import Headers, Request
@@ -80,7 +79,6 @@ _MEMBER = re.compile(rb'("([A-Za-z0-9_.\-]{1,64})"\s*:\s*")([^"\\]*(?:\\.[^"\\]*
 
 
 @lru_cache(maxsize=1024)  # every request of a session has the same names
-@lru_cache(maxsize=256)  # names come again and again, with each request
 def is_secret(name: str) -> bool:
     """Whether what goes under this name, of a header, a query parameter or a JSON member, is a secret."""
     plain = name.lower().replace("-", "").replace("_", "").replace(".", "")
