@@ -102,8 +102,7 @@ class FakeAivvm:
             self._queue.add(reply, times, forever)
         if self._servers and self.refuses_next():
             for server in list(self._servers):
-                if server.running:
-                    server.recheck()
+                server.recheck()
         return self
 
     def on(

@@ -146,11 +146,6 @@ class FakeServer:
         return f"http://{self._host}:{self.port}"
 
     @property
-    def running(self) -> bool:
-        """Whether it was started and not stopped since."""
-        return self._running is not None
-
-    @property
     def _loop(self) -> _Loop:
         if self._running is None:
             raise RuntimeError("the server is not running: call start(), or use it in a with block")
@@ -183,9 +178,13 @@ class FakeServer:
         loop.call(loop.follow)
 
     def recheck(self) -> None:
-        """Asks the fake again whether it refuses next: for a script that changed while no request was answered."""
-        loop = self._loop
-        loop.call(loop.follow)
+        """Asks the fake again whether it refuses next: for a script that changed while no request was answered.
+
+        From the server's own thread it does nothing: there an answer is being made, after which it asks anyway.
+        """
+        running = self._running
+        if running is not None and running[1] is not threading.current_thread():
+            running[0].call(running[0].follow)
 
     def __enter__(self) -> FakeServer:
         self.start()

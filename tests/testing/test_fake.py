@@ -6,6 +6,7 @@ import json
 import threading
 
 import pytest
+import requests
 
 from aivvm import Aivvm
 from aivvm.payload import build_request
@@ -276,6 +277,17 @@ def test_each_of_many_threads_gets_one_reply_of_its_own():
         thread.join()
     assert sorted(map(int, got)) == list(range(200))
     fake.assert_all_played()
+
+
+def test_a_predicate_may_script_a_refusal_in_the_servers_own_thread():
+    fake = FakeAivvm()
+    fake.on(lambda request: fake.reply(Reply.no_answer("refused")) is None).reply("never")
+    fake.reply("now")
+    with fake.server() as server:
+        url = f"{server.url}/api/chat"
+        assert requests.post(url, data=chat().body, timeout=5).text == "now"
+        with pytest.raises(requests.ConnectionError, match="refused"):
+            requests.post(url, data=chat().body, timeout=5)
 
 
 def test_a_predicate_may_ask_the_fake_something():

@@ -684,7 +684,7 @@ def test_it_stops_with_streams_open():
 
 def test_only_a_running_server_has_an_address():
     server = FakeServer(Scripted(Reply.of("a")))
-    for ask_for in (lambda: server.url, lambda: server.port, server.resume, server.recheck):
+    for ask_for in (lambda: server.url, lambda: server.port, server.resume):
         with pytest.raises(RuntimeError, match=r"not running: call start\(\)"):
             ask_for()
     with server, pytest.raises(RuntimeError, match="already running at http://127"):
