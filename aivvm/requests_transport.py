@@ -128,12 +128,16 @@ def _received(answer: requests.Response) -> Headers:
     """The fields as they came; from the parser itself where there is one, as later layers merge and reorder them.
 
     Raises `HTTPException` where the head breaks off or has a line that is no field: `http.client` takes what follows
-    for the body, so that the rest of a head, or nothing, would pass for an answer.
+    for the body, so that the rest of a head, or nothing, would pass for an answer. A status below 200 only announces an
+    answer, and where `http.client` takes it for one, none is to be had.
     """
     from email.errors import MissingHeaderBodySeparatorDefect
     from email.message import Message
     from http.client import HTTPException
 
+    if answer.status_code < 200:
+        answer.close()
+        raise HTTPException(f"status {answer.status_code}, which only announces an answer")
     parsed = getattr(getattr(answer.raw, "_original_response", None), "msg", None)
     if isinstance(parsed, Message):
         if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in parsed.defects):

@@ -1,6 +1,7 @@
 """The `aivvm-testing` command: one function per verb, each of which prints and returns an exit status.
 
-Status 0: done. 1: a finding, or a file that cannot be used. 2: misuse. What comes from recordings is foreign text,
+Status 0: done. 1: a finding, or a file that cannot be used. 2: misuse. 130: Ctrl-C. 141: nobody reads the output any
+more. What comes from recordings is foreign text,
 so all of it passes through `printable` on its way to the screen.
 """
 
@@ -21,7 +22,7 @@ from aivvm.errors import AivvmError
 from aivvm.terminal import printable
 from aivvm.transport import Request
 from aivvm_testing.errors import SetupFailure
-from aivvm_testing.matching import describe
+from aivvm_testing.matching import Matcher, describe
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import Chunk, Reply
 
@@ -42,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not try again to flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 141
     except KeyboardInterrupt:
         return 130
-    except (SetupFailure, AivvmError, LookupError, OSError, ValueError) as error:
+    except (SetupFailure, AivvmError, OSError) as error:
         print(f"aivvm-testing: {printable(str(error))}", file=sys.stderr)
         return 1
     return status
@@ -111,7 +112,12 @@ def _speed(value: str) -> float:
 
 
 def _criteria(value: str) -> tuple[str, ...]:
-    return tuple([name.strip() for name in value.split(",") if name.strip()])
+    names = tuple([name.strip() for name in value.split(",") if name.strip()])
+    try:
+        Matcher(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -70,7 +70,7 @@ class FakeAivvm:
         self._queue = _Script()
         self._scripted = False
         self._recording: _Playback | None = None
-        self._failures: list[SetupFailure] = []
+        self._failure: SetupFailure | None = None
         self._servers: WeakSet[FakeServer] = WeakSet()
 
     @classmethod
@@ -155,7 +155,7 @@ class FakeAivvm:
             if (reply := self._queue.next()) is not None:
                 return reply
             error = UnmatchedRequest(self._explain(request))
-            self._failures.append(error)
+            self.failed(error)
             raise error
 
     def refuses_next(self) -> bool:
@@ -174,10 +174,9 @@ class FakeAivvm:
                     self._recording.skip()
 
     def failed(self, error: SetupFailure) -> None:
-        """Keeps an error that a door could not raise in the code under test, for `assert_all_played`."""
+        """Keeps an error that the code under test may never see, the first one, for `assert_all_played`."""
         with self._lock:
-            if error not in self._failures:
-                self._failures.append(error)
+            self._failure = self._failure or error
 
     # Verification
 
@@ -187,8 +186,8 @@ class FakeAivvm:
         Replies given `forever` are never left over.
         """
         with self._lock:
-            if self._failures:
-                raise self._failures[0]
+            if self._failure is not None:
+                raise self._failure
             left = [f"in the queue: {one}" for one in self._queue.left()]
             for rule in self._rules:
                 left += [f"for {rule}: {one}" for one in rule.script.left()]
@@ -348,6 +347,7 @@ class _Playback:
         self._matcher = matcher
         self._factor = 1 / speed if speed else 0.0
         self._played = [False] * len(recording)
+        self._first = 0  # all before it are played
         self._by_key: dict[Hashable, deque[int]] = {}
         for n, exchange in enumerate(recording):
             self._by_key.setdefault(matcher.key(exchange.request), deque()).append(n)
@@ -367,10 +367,13 @@ class _Playback:
         return _at_speed(exchange.reply, self._factor)
 
     def peek(self) -> Reply | None:
-        return None if all(self._played) else self._recording[self._played.index(False)].reply
+        while self._first < len(self._played) and self._played[self._first]:
+            self._first += 1
+        return self._recording[self._first].reply if self._first < len(self._played) else None
 
     def skip(self) -> None:
-        self._play(self._played.index(False))
+        if self.peek() is not None:
+            self._play(self._first)
 
     def left(self) -> list[str]:
         return [

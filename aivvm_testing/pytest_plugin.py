@@ -6,8 +6,9 @@ none of the extras.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import pytest
 
@@ -17,30 +18,28 @@ if TYPE_CHECKING:
     from aivvm_testing.replay.server import FakeServer
 
 
-_FAILED = pytest.StashKey[bool]()
+_stopped: WeakSet[pytest.Item] = WeakSet()
+"""Tests that did not run to their end: failed, skipped or expected to fail, in set-up or in the test itself."""
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.failed:
-        item.stash[_FAILED] = True
-    return report
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    if call.excinfo is not None:
+        _stopped.add(item)
 
 
 @pytest.fixture
 def fake_aivvm(request: pytest.FixtureRequest) -> Iterator[FakeAivvm]:
     """A fake Aivvm service with virtual time.
 
-    At the end of a test that passed, all that was scripted must have been played, and all that was asked answered.
+    At the end of a test that ran to its end, all that was scripted must have been played, and all that was asked
+    answered. A test that failed, or was skipped, is not told of it too.
     """
     from aivvm_testing.fake import FakeAivvm
 
     fake = FakeAivvm()
     yield fake
-    if not request.node.stash.get(_FAILED, False):
+    if request.node not in _stopped:
         fake.assert_all_played()
 
 

@@ -404,6 +404,10 @@ def _request_event(request: Request, started: float) -> dict[str, object]:
 
 
 def _head_event(head: Head, at: float | None) -> dict[str, object]:
+    if type(head.status) is not int or not 200 <= head.status <= 999 or not isinstance(head.reason, str):
+        raise ValueError(
+            f"an answer has a status of 200 to 999 and a reason, but got {head.status!r} {head.reason!r}"
+        )
     reply: dict[str, object] = {
         "status": head.status,
         "reason": head.reason,
@@ -723,7 +727,10 @@ class _Reader:
             elif "end" in event:
                 self._known(event, "an end line", ("end",), ("at", "error", "data"))
                 ending = self._ending(event, at, head is not None)
-                return Exchange(request, Reply(head, tuple(chunks), ending), started)
+                try:
+                    return Exchange(request, Reply(head, tuple(chunks), ending), started)
+                except ValueError as error:  # a rule of theirs that no line breaks by itself
+                    self._fail(str(error))
             else:
                 if head is None:
                     self._fail(f'a chunk before the head of exchange {n}: a "reply" line comes first')
@@ -747,8 +754,8 @@ class _Reader:
     def _head(self, value: Any, at: float) -> Head:
         self._known(value, '"reply"', ("status", "reason"), ("headers", "decoded"))
         status = value["status"]
-        if type(status) is not int or not 100 <= status <= 999:
-            self._fail(f'"status" is a whole number of three digits, but got {_shown(status)}')
+        if type(status) is not int or not 200 <= status <= 999:
+            self._fail(f'"status" is a whole number, 200 to 999, but got {_shown(status)}')
         decoded = value.get("decoded", {})
         fields = {"decoded": list(map(list, decoded.items()))} if isinstance(decoded, dict) else value
         return Head(

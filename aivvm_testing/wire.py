@@ -414,6 +414,8 @@ class Schedule(NamedTuple):
     at: float
 
 
+_BODILESS = frozenset({204, 304})
+_LENGTH = re.compile(r"\+?[0-9]{1,18}")
 _STOPS: dict[EndingKind, Stop] = {
     "complete": "keep",
     "cut": "close",
@@ -427,6 +429,21 @@ _STOPS: dict[EndingKind, Stop] = {
     "tls": "reset",
     "unreachable": "reset",
 }
+
+
+def body_framing(head: Head, method: str) -> int | Literal["chunked", "close"]:
+    """How a client learns where the body ends: after so many bytes, by chunks, or by the connection's end.
+
+    A content-length that is no single number says nothing, and the connection's end decides.
+    """
+    if method == "HEAD" or head.status in _BODILESS:
+        return 0
+    if codings := _tokens(head.headers.get_all("transfer-encoding")):
+        return "chunked" if codings[-1] == "chunked" else "close"
+    if lengths := _tokens(head.headers.get_all("content-length")):
+        said = {int(length) if _LENGTH.fullmatch(length) else -1 for length in lengths}
+        return said.pop() if len(said) == 1 and -1 not in said else "close"
+    return "close" if "close" in _tokens(head.headers.get_all("connection")) else "chunked"
 
 
 def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_alive: bool = True) -> Schedule:
@@ -449,18 +466,14 @@ def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_al
         return Schedule(((ending.at, ending.data),) if ending.data else (), stop, ending.at)
 
     fields = head.headers
-    codings = _tokens(fields.get_all("transfer-encoding"))
-    lengths = fields.get_all("content-length")
     closes = "close" in _tokens(fields.get_all("connection"))
-    bodiless = head.status in (204, 304)
+    bodiless = head.status in _BODILESS
     bare = bodiless or method == "HEAD"
-    chunked = False
+    framing = body_framing(head, method)
+    chunked = framing == "chunked" and version != "1.0"
     if version == "1.0" or bodiless:
         fields = fields.without("transfer-encoding")
-    elif codings:
-        chunked = codings[-1] == "chunked"
-    elif not (lengths or closes or bare):
-        chunked = True
+    elif chunked and fields.get("transfer-encoding") is None:
         fields = Headers([*fields, ("Transfer-Encoding", "chunked")])
     if not keep_alive or version == "1.0":
         closes = True
@@ -477,7 +490,7 @@ def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_al
         if ending.data:
             pieces.append((ending.at, ending.data))
         if not chunked:
-            whole = _is_length(lengths, sum([len(chunk.data) for chunk in reply.chunks]))
+            whole = framing == sum([len(chunk.data) for chunk in reply.chunks])
     if stop == "keep" and (closes or not whole or ending.data):
         stop = "close"
     return Schedule(_together(pieces), stop, ending.at)
@@ -544,11 +557,6 @@ def _head_bytes(head: Head, fields: Headers) -> bytes:
         if not line.isascii() and max(line) > "\xff":
             raise ValueError(f"a head is latin-1, which cannot carry {max(line)!r} of {line!r}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
-def _is_length(values: list[str], size: int) -> bool:
-    # Compared as text: a wrong length may have more digits than `int` takes.
-    return len(values) == 1 and (values[0].strip(" \t").lstrip("0") or "0") == str(size)
 
 
 def _together(pieces: list[tuple[float, bytes]]) -> tuple[tuple[float, bytes], ...]:

@@ -1,4 +1,4 @@
-"""The tree of errors, and every message of the package in one table: whoever changes one reads it here first."""
+"""The tree of errors of `aivvm`, and each of its messages. What a person meets most is in `test_messages.py`."""
 
 from __future__ import annotations
 

@@ -505,6 +505,15 @@ def test_an_answer_without_a_body_is_empty(transport: RequestsTransport, answer:
         assert read(transport, peer.url) == []
 
 
+@pytest.mark.parametrize("status", [b"101 Switching Protocols", b"103 Early Hints"])
+def test_what_only_announces_an_answer_is_none(transport: RequestsTransport, status: bytes) -> None:
+    with (
+        serving(b"HTTP/1.1 " + status + b"\r\n\r\n" + HEAD + END) as peer,
+        pytest.raises(Interrupted, match=f"status {int(status[:3])}, which only announces an answer"),
+    ):
+        read(transport, peer.url)
+
+
 def test_threads_may_share_a_transport(transport: RequestsTransport) -> None:
     results: list[list[bytes]] = []
     # The peer closes after each answer, and says so: a pool that did not know could meet the close in its next request.

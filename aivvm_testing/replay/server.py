@@ -131,9 +131,6 @@ class FakeServer:
         self._request_timeout = request_timeout
         self._failures: list[SetupFailure] = []
         self._running: tuple[_Loop, threading.Thread] | None = None
-        self._lock = (
-            threading.Lock()
-        )  # so that nobody asks something of a loop that another thread is stopping
 
     @property
     def port(self) -> int:
@@ -184,7 +181,8 @@ class FakeServer:
         """
         running = self._running
         if running is not None and running[1] is not threading.current_thread():
-            running[0].call(running[0].follow)
+            with suppress(RuntimeError):  # it has stopped meanwhile
+                running[0].call(running[0].follow)
 
     def __enter__(self) -> FakeServer:
         self.start()
@@ -409,7 +407,8 @@ class _Loop:
         return made
 
     def report(self, error: SetupFailure) -> None:
-        self._failures.append(error)
+        if not self._failures:  # only the first is raised, and a long-lived server may meet many
+            self._failures.append(error)
         with suppress(Exception):  # it is kept here already
             self._fake.failed(error)
 

@@ -15,12 +15,12 @@ from aivvm.errors import ConnectFailed, Interrupted, TimedOut
 from aivvm.transport import Request, Response, Timeout
 from aivvm_testing.clock import Timer
 from aivvm_testing.errors import ReadPastRecording, WouldHang
-from aivvm_testing.reply import HEADLESS_KINDS, Chunk, Ending, Head
+from aivvm_testing.reply import HEADLESS_KINDS, Chunk, Ending
+from aivvm_testing.wire import body_framing
 
 if TYPE_CHECKING:
     from aivvm_testing.fake import FakeAivvm
 
-_BODILESS = frozenset({204, 304})
 _WHY_NO_CONNECTION = {
     "refused": "the peer refused the connection",
     "unresolved": "the peer's name has no address",
@@ -53,10 +53,11 @@ class FakeTransport:
         if head.at > 0:
             play.wait_for(head.at)
         ending = reply.ending
-        if ending.kind == "cut" and _ends_with_connection(head):
-            ending = replace(ending, kind="complete")
-        body = play.body(reply.chunks, ending, _content_length(head, request))
-        return Response(head.status, head.reason, head.headers, body)
+        framing = body_framing(head, request.method)
+        if ending.kind == "cut" and framing == "close":
+            ending = replace(ending, kind="complete")  # nobody can tell it from any other end
+        length = framing if isinstance(framing, int) else None
+        return Response(head.status, head.reason, head.headers, play.body(reply.chunks, ending, length))
 
 
 class _Play:
@@ -124,19 +125,3 @@ class _Play:
         if kind == "reset":
             raise Interrupted(f"{so_far} when the peer reset the connection", kind="reset")
         raise Interrupted(f"{so_far} when the peer closed the connection", kind="cut")
-
-
-def _content_length(head: Head, request: Request) -> int | None:
-    """How long the answer says its body is, where that decides how much of it a client reads."""
-    if request.method == "HEAD" or head.status in _BODILESS:
-        return 0
-    declared = head.headers.get("content-length")
-    if declared is None or head.headers.get("transfer-encoding") is not None:
-        return None
-    return int(declared) if declared.isdecimal() else None
-
-
-def _ends_with_connection(head: Head) -> bool:
-    """Whether nothing but the connection's end tells where the body ends: then a cut looks like any end."""
-    said = {name.lower(): value.lower() for name, value in head.headers}
-    return said.get("connection") == "close" and not said.keys() & {"content-length", "transfer-encoding"}

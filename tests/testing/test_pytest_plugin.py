@@ -88,6 +88,24 @@ def test_one_mistake_is_reported_once(pytester):
     assert "ExceptionGroup" not in result.stdout.str()
 
 
+def test_a_test_that_stops_early_is_not_told_of_what_it_did_not_play(pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_is_skipped(fake_aivvm):
+            fake_aivvm.reply("Hi")
+            pytest.skip("later")
+
+        @pytest.mark.xfail(reason="known", strict=True)
+        def test_is_expected_to_fail(fake_aivvm):
+            fake_aivvm.reply("Hi")
+            raise KeyError("the test's own")
+        """
+    )
+    pytester.runpytest().assert_outcomes(skipped=1, xfailed=1)
+
+
 def test_a_refused_connection_may_be_scripted_at_any_time(pytester):
     pytester.makepyfile(
         """

@@ -497,3 +497,20 @@ class TestThreads:
             del response
         recorder.close()
         assert Recording.load(path)[0].reply.ending.kind == "closed"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(103, "Early Hints"), (0, ""), (1000, ""), (200, None)])
+def test_a_head_that_no_recording_holds_reaches_the_reader_and_is_told_at_the_end(
+    tmp_path: Path, status: int, reason: str
+) -> None:
+    class Odd:
+        def send(self, request: Request, *, timeout: object) -> Response:
+            return Response(status, reason, Headers(), [b"as it is"])
+
+    path = tmp_path / "session.jsonl"
+    tap = RecordingTransport(Odd(), path)
+    with tap.send(Request("GET", "http://h/"), timeout=None) as response:
+        assert (response.status, list(response)) == (status, [b"as it is"])
+    with pytest.raises(OSError, match="an answer has a status of 200 to 999 and a reason"):
+        tap.close()
+    assert not path.exists()

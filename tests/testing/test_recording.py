@@ -487,12 +487,12 @@ CORRUPT: dict[str, tuple[bytes, int, str]] = {
     "status": (
         HEADER + REQUEST + b'{"reply": {"status": "200", "reason": "OK"}}\n',
         3,
-        '"status" is a whole number of three digits, but got "200"',
+        '"status" is a whole number, 200 to 999, but got "200"',
     ),
     "status too small": (
         HEADER + REQUEST + b'{"reply": {"status": 99, "reason": "OK"}}\n',
         3,
-        '"status" is a whole number of three digits, but got 99',
+        '"status" is a whole number, 200 to 999, but got 99',
     ),
     "no reason": (
         HEADER + REQUEST + b'{"reply": {"status": 200}}\n',
