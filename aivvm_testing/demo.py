@@ -33,7 +33,7 @@ REPLAY_SPEED = 12.0
 """How much faster than recorded door 4 replays, so that the whole takes less than ten seconds."""
 
 LATEST_MS = 250.0
-LATEST_MS_FAST = 40.0
+LATEST_MS_FAST = 100.0
 """So much may a moment over a socket be off, in ms, at recorded speed and at `REPLAY_SPEED`. It is several times what
 a busy machine needs, and a fraction of what a passage without gaps, or with doubled ones, would be off."""
 

@@ -66,7 +66,7 @@ def test_the_demo_fails_when_the_pace_is_wrong(tmp_path, capsys, monkeypatch, wr
             return super().replaying(source, speed=wrong_speed if speed > 1 else speed, **options)
 
     request = build_request("gpt-4", [{"role": "user", "content": "Hello"}])
-    session = Recording([Exchange(request, Reply.of("a", "b", "c", headers=CHUNKED).pace(0.5), 0.0)])
+    session = Recording([Exchange(request, Reply.of("a", "b", "c", headers=CHUNKED).pace(0.8), 0.0)])
     monkeypatch.setattr(demo, "SESSION", ("paced",))
     monkeypatch.setattr(fixtures, "load", lambda name: session)
     monkeypatch.setattr(demo, "FakeAivvm", Hasty)
