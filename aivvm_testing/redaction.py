@@ -1,4 +1,4 @@
-"""What never reaches a file: pure functions that blank secrets out, by the name they go under.
+"""What never reaches a file: secrets, by the name they go under in a request, and from then on by their value.
 
 Every placeholder is as long as its secret, so that lengths and boundaries stay true, and redacting twice changes
 nothing more: a matcher redacts the incoming request by the same rules and compares it with a recorded one. Names
@@ -8,8 +8,11 @@ its form and still loses its secrets), and nothing decides when to redact: taps 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from urllib.parse import unquote_plus
 
@@ -66,7 +69,15 @@ _SCHEME = re.compile(
     r"privatetoken|scram-sha-1|scram-sha-256|token|vapid)[ \t]+",
     re.IGNORECASE,
 )
+_VALUE = re.compile(r"(?<=[=:])[^;,=:\s\"]+(?=[;,\s]|$)")  # in a cookie field, or after a user name
 _PLACEHOLDER = "REDACTED"
+SHORTEST = 8
+LONGEST = 16 * 1024
+"""Bytes: shorter values, and longer ones, are redacted under their names alone."""
+
+MOST = 100
+"""So many values of one request are looked for in its answer: a hostile one could name any number."""
+
 
 _USERINFO = re.compile(r"(?<=//)[^/?#\s\"'<>]+(?=@)")
 _PARAMETER = re.compile(r"(?:(?<=[?&;#])|^)([^=&;?#\s\"'<>/]+)=")
@@ -88,34 +99,149 @@ def is_secret(name: str) -> bool:
 def redact_request(request: Request) -> Request:
     """The request without the secrets in its url, headers and body.
 
-    In a body these are the string values of JSON members at any depth, and the fields of a form.
+    In a body these are the string values of JSON members at any depth, and the fields of a form. Wherever else in
+    the request one of 8 bytes or more stands, it is blanked out too.
     """
+    return redact(request)[0]
+
+
+def redact(request: Request) -> tuple[Request, Secrets]:
+    """The redacted request, and the secrets that were in it, by which its answer is to be redacted."""
+    found: list[str] = []
+
+    def blank(secret: str) -> str:
+        found.append(secret)
+        found.extend(_VALUE.findall(secret))
+        return _placeholder(secret)
+
     method, url, headers, body = request
     if body:
-        body = _MEMBER.sub(_redacted_member, body)
+        body = _MEMBER.sub(lambda match: _redacted_member(match, blank), body)
         if "x-www-form-urlencoded" in (headers.get("content-type") or "").lower():
-            body = _redact_parameters(body.decode("latin-1"), _END_IN_URL).encode("latin-1")
-    url = _redact_parameters(_redact_userinfo(url), _END_IN_URL)
-    return Request(method, url, redact_headers(headers), body)
+            body = _redact_parameters(body.decode("latin-1"), _END_IN_URL, blank).encode("latin-1")
+    url = _redact_parameters(_redact_userinfo(url, blank), _END_IN_URL, blank)
+    headers = _redacted_headers(headers, blank)
+    secrets = Secrets(found)
+    if secrets:
+        url, headers, body = secrets.blank_text(url), secrets.blank_headers(headers), secrets.blank(body)
+    return Request(method, url, headers, body), secrets
 
 
 def redact_headers(headers: Iterable[tuple[str, str]]) -> Headers:
     """The fields with the secret ones blanked out; the scheme of an authorization stays readable."""
-    return Headers(
-        [(name, _redacted_field(value) if is_secret(name) else redact_text(value)) for name, value in headers]
-    )
+    return _redacted_headers(headers, _placeholder)
 
 
 def redact_text(text: str) -> str:
     """The text, such as an error about a url, without user names, passwords and secret query parameters."""
-    return _redact_parameters(_redact_userinfo(text), _END_IN_TEXT)
+    return _redact_parameters(_redact_userinfo(text, _placeholder), _END_IN_TEXT, _placeholder)
 
 
-def _redact_userinfo(text: str) -> str:
-    return _USERINFO.sub(lambda match: _placeholder(match[0]), text) if "@" in text else text
+class Secrets:
+    """Values that must not reach a file wherever they show up; false where there are none.
+
+    Each is known as it stood, and with the escapes of JSON and of urls undone; cookies and user information by each
+    of their values, too. One of fewer than `SHORTEST` bytes is not looked for, as it would be found everywhere, nor one
+    of more than `LONGEST`.
+    """
+
+    __slots__ = ("_found", "longest")
+
+    def __init__(self, found: Iterable[str]) -> None:
+        known = dict.fromkeys(value for text in found if len(text) <= LONGEST for value in _forms(text))
+        values = [value for value in known if SHORTEST <= len(value) <= LONGEST][:MOST]
+        self.longest = max(map(len, values), default=0)
+        longest_first = sorted(values, key=lambda value: (-len(value), value))
+        self._found = re.compile(b"|".join(map(re.escape, longest_first))) if values else None
+
+    def __bool__(self) -> bool:
+        return self._found is not None
+
+    def blank(self, data: bytes) -> bytes:
+        """The data with each secret blanked out, at the same length."""
+        if self._found is None:
+            return data
+        return self._found.sub(lambda match: _placeholder(match[0].decode("latin-1")).encode(), data)
+
+    def blank_text(self, text: str) -> str:
+        """Likewise for text."""
+        if self._found is None:
+            return text
+        try:
+            return self.blank(text.encode("latin-1")).decode("latin-1")
+        except UnicodeEncodeError:
+            return self.blank(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+    def blank_headers(self, headers: Iterable[tuple[str, str]]) -> Headers:
+        """Likewise for the values of header fields."""
+        return Headers([(name, self.blank_text(value)) for name, value in headers])
 
 
-def _redact_parameters(text: str, until: re.Pattern[str]) -> str:
+class BlankedStream:
+    """Chunks on their way to a file: `write` gets each without the secrets, also those split over several.
+
+    What may be the beginning of a secret waits for the next chunk, so the file lags behind by less than the longest
+    secret, and by the chunks that these bytes are in. Sizes, boundaries and moments stay. Safe between threads.
+    """
+
+    def __init__(self, secrets: Secrets, write: Callable[[bytes, float], None]) -> None:
+        self._secrets = secrets
+        self._write = write
+        self._waiting: list[tuple[bytes, float]] = []
+        self._lock = threading.Lock()
+
+    def feed(self, data: bytes, at: float) -> None:
+        """A chunk came."""
+        with self._lock:
+            self._waiting.append((data, at))
+            self._pass_on(self._secrets.longest - 1)
+
+    def finish(self) -> None:
+        """No chunk comes any more."""
+        with self._lock:
+            self._pass_on(0)
+
+    def _pass_on(self, kept: int) -> None:
+        joined = self._secrets.blank(b"".join([data for data, _ in self._waiting]))
+        waiting: list[tuple[bytes, float]] = []
+        begin = 0
+        for data, at in self._waiting:
+            end = begin + len(data)
+            if waiting or end > len(joined) - kept:
+                waiting.append((joined[begin:end], at))
+            else:
+                self._write(joined[begin:end], at)
+            begin = end
+        self._waiting = waiting
+
+
+def _forms(text: str) -> Iterator[bytes]:
+    forms = {text, unquote_plus(text)}
+    if "\\" in text:
+        with suppress(ValueError):
+            plain = json.loads(f'"{text}"')
+            if '"' not in plain:  # with a quote in it, it could match across the strings of a JSON body
+                forms.add(plain)
+    for form in forms:
+        for encoding in ("latin-1", "utf-8"):
+            with suppress(UnicodeEncodeError):
+                yield form.encode(encoding)
+
+
+def _redacted_headers(headers: Iterable[tuple[str, str]], blank: Callable[[str], str]) -> Headers:
+    return Headers(
+        [
+            (name, _redacted_field(value, blank) if is_secret(name) else redact_text(value))
+            for name, value in headers
+        ]
+    )
+
+
+def _redact_userinfo(text: str, blank: Callable[[str], str]) -> str:
+    return _USERINFO.sub(lambda match: blank(match[0]), text) if "@" in text else text
+
+
+def _redact_parameters(text: str, until: re.Pattern[str], blank: Callable[[str], str]) -> str:
     if "=" not in text:
         return text
     parts: list[str] = []
@@ -124,22 +250,22 @@ def _redact_parameters(text: str, until: re.Pattern[str]) -> str:
         if match.start() >= done and is_secret(unquote_plus(match[1])):
             end = until.search(text, match.end())
             assert end is not None
-            parts += text[done : match.end()], _placeholder(text[match.end() : end.start()])
+            parts += text[done : match.end()], blank(text[match.end() : end.start()])
             done = end.start()
     return "".join([*parts, text[done:]])
 
 
-def _redacted_field(value: str) -> str:
+def _redacted_field(value: str, blank: Callable[[str], str]) -> str:
     scheme = _SCHEME.match(value)
     kept = scheme.end() if scheme else 0
-    return value[:kept] + _placeholder(value[kept:])
+    return value[:kept] + blank(value[kept:])
 
 
-def _redacted_member(match: re.Match[bytes]) -> bytes:
+def _redacted_member(match: re.Match[bytes], blank: Callable[[str], str]) -> bytes:
     if not is_secret(match[2].decode("ascii")):
         return match[0]
     before, _, value = match.groups()
-    return before + _placeholder(value.decode("latin-1")).encode("ascii")
+    return before + blank(value.decode("latin-1")).encode("ascii")
 
 
 def _placeholder(secret: str) -> str:

@@ -12,13 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 
 from aivvm.errors import ConnectFailed, Interrupted, TimedOut
 from aivvm.transport import Headers, Request, Response, Timeout, Transport
 from aivvm_testing.clock import Clock, SystemClock, Timer
 from aivvm_testing.errors import SetupFailure
 from aivvm_testing.recording import Journal
-from aivvm_testing.redaction import redact_headers, redact_request, redact_text
+from aivvm_testing.redaction import BlankedStream, Secrets, redact, redact_headers, redact_text
 from aivvm_testing.reply import HEADLESS_KINDS, Ending, EndingKind, Head
 
 
@@ -61,31 +62,25 @@ class RecordingTransport:
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._closed = False
-        self._open: dict[int, Timer | None] = {}
+        self._open: dict[int, _Entry] = {}
 
     def send(self, request: Request, *, timeout: Timeout) -> Response:
         """What the inner transport gives, or raises. A closed tap raises `SetupFailure`: it would record nothing."""
-        redacted = redact_request(request)
+        redacted, secrets = redact(request)
         started = 0.0 if self._clock.virtual else round(time.monotonic() - self._began, 6)
         with self._lock:
             if self._closed:
                 raise SetupFailure(f"this tap is closed, and {self._journal.path} is written: make a new tap")
-            n = self._journal.begin(redacted, started)
-            self._open[n] = None
+            entry = _Entry(self._journal, self._journal.begin(redacted, started), secrets, self._open)
         with self._clock.exchange() as timer:
-            self._open[n] = timer
+            entry.timer = timer
             try:
                 response = self._transport.send(request, timeout=timeout)
             except BaseException as error:
-                self._end(n, timer, *ending_of(error, headed=False))
+                entry.end(*ending_of(error, headed=False))
                 raise
-            at = round(timer.elapsed(), 6)
-        self._journal.head(n, recorded_head(response.status, response.reason, response.headers, at))
-        return _Recorded(response, self, self._journal, n, timer)
-
-    def _end(self, n: int, timer: Timer, kind: EndingKind, error: str | None = None) -> None:
-        self._journal.end(n, Ending(kind, round(timer.elapsed(), 6), error=error))
-        self._open.pop(n, None)
+            entry.head(response)
+        return _Recorded(response, entry)
 
     def close(self) -> None:
         """Finishes the recording; streams that are still open go on, and are recorded as `closed`.
@@ -95,8 +90,8 @@ class RecordingTransport:
         """
         with self._lock:
             self._closed = True
-        for n, timer in list(self._open.items()):
-            self._journal.end(n, Ending("closed", 0.0 if timer is None else round(timer.elapsed(), 6)))
+        for entry in list(self._open.values()):
+            entry.end("closed")
         self._journal.finish()
 
     def __enter__(self) -> RecordingTransport:
@@ -106,23 +101,51 @@ class RecordingTransport:
         self.close()
 
 
+class _Entry:
+    """One exchange on its way into the journal; among the `open` ones until it has ended."""
+
+    def __init__(self, journal: Journal, n: int, secrets: Secrets, open: dict[int, _Entry]) -> None:
+        self.timer: Timer | None = None
+        self._journal = journal
+        self._n = n
+        self._secrets = secrets
+        self._open = open
+        self._stream = BlankedStream(secrets, partial(journal.chunk, n)) if secrets else None
+        open[n] = self
+
+    def head(self, response: Response) -> None:
+        headers = self._secrets.blank_headers(response.headers) if self._secrets else response.headers
+        reason = self._secrets.blank_text(response.reason) if self._secrets else response.reason
+        self._journal.head(self._n, recorded_head(response.status, reason, headers, self._now()))
+
+    def chunk(self, data: bytes) -> None:
+        if self._stream is None:
+            self._journal.chunk(self._n, data, self._now())
+        else:
+            self._stream.feed(data, self._now())
+
+    def end(self, kind: EndingKind, error: str | None = None) -> None:
+        if self._stream is not None:
+            self._stream.finish()
+        said = None if error is None else self._secrets.blank_text(error)
+        self._journal.end(self._n, Ending(kind, self._now(), error=said))
+        self._open.pop(self._n, None)
+
+    def _now(self) -> float:
+        return 0.0 if self.timer is None else round(self.timer.elapsed(), 6)
+
+
 class _Recorded(Response):
     """A response that is written down while it is read."""
 
-    def __init__(
-        self, response: Response, tap: RecordingTransport, journal: Journal, n: int, timer: Timer
-    ) -> None:
+    def __init__(self, response: Response, entry: _Entry) -> None:
         self._ended = True  # until there is something to end
         self.status = response.status
         self.reason = response.reason
         self.headers = response.headers
         self._response = response
         self._chunks = iter(response)
-        self._tap = tap
-        self._n = n
-        self._timer = timer
-        self._record = journal.chunk
-        self._elapsed = timer.elapsed
+        self._entry = entry
         self._ended = False
 
     def __next__(self) -> bytes:
@@ -134,13 +157,13 @@ class _Recorded(Response):
         except BaseException as error:
             self._end(*ending_of(error, headed=True))
             raise
-        self._record(self._n, data, round(self._elapsed(), 6))
+        self._entry.chunk(data)
         return data
 
     def _end(self, kind: EndingKind, error: str | None = None) -> None:
         if not self._ended:
             self._ended = True
-            self._tap._end(self._n, self._timer, kind, error)
+            self._entry.end(kind, error)
 
     def close(self) -> None:
         self._end("closed")

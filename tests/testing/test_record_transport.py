@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aivvm.errors import ConnectFailed, Interrupted, TimedOut, TransportError
+from aivvm.payload import build_request
 from aivvm.transport import Headers, Request, Response, Timeout
 from aivvm_testing.clock import VirtualClock
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest
+from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.record.transport import RecordingTransport
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import Chunk, Ending, Head, Reply
@@ -514,3 +516,42 @@ def test_a_head_that_no_recording_holds_reaches_the_reader_and_is_told_at_the_en
     with pytest.raises(OSError, match="an answer has a status of 200 to 999 and a reason"):
         tap.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_secret_that_the_answer_repeats_is_in_neither_file_nor_journal(tmp_path: Path, size: int) -> None:
+    secret = "sk-proj-ABCDEFGH12345678"
+    path = tmp_path / "session.jsonl"
+    journal = tmp_path / "session.jsonl.journal"
+    said = f"Incorrect API key provided: {secret}. "
+    reply = Reply.of(said * 3, status=500, reason=said, headers={"x-echo": secret}).rechunk(size).pace(0.1)
+    fake = FakeAivvm()
+    fake.reply(reply).reply(Reply.of(said).cut())
+    request = build_request("gpt-4", [{"role": "user", "content": f"is {secret} good?"}], key=secret)
+    with RecordingTransport(fake.transport(), path, clock=fake.clock) as tap:
+        with tap.send(request, timeout=9) as response:
+            came = list(response)
+            assert secret.encode() not in journal.read_bytes()
+        with tap.send(request, timeout=9) as response, pytest.raises(Interrupted):
+            list(response)
+        assert secret.encode() not in journal.read_bytes()
+    assert came == [chunk.data for chunk in reply.chunks]
+    assert secret.encode() not in path.read_bytes()
+    recorded = Recording.load(path)
+    assert [(len(chunk.data), chunk.at) for chunk in recorded[0].reply.chunks] == [
+        (len(chunk.data), round(chunk.at, 6)) for chunk in reply.chunks
+    ]
+    again = FakeAivvm.replaying(recorded)
+    assert again.answer(request).status == 500
+
+
+def test_a_tap_that_is_closed_early_writes_what_still_waited(tmp_path: Path) -> None:
+    fake = FakeAivvm()
+    fake.reply(Reply.of("sk-proj-", "ABC", "never"))
+    tap = RecordingTransport(fake.transport(), tmp_path / "session.jsonl", clock=fake.clock)
+    response = tap.send(build_request("gpt-4", [], key="sk-proj-ABCDEFGH"), timeout=9)
+    next(response), next(response)
+    tap.close()
+    reply = Recording.load(tmp_path / "session.jsonl")[0].reply
+    assert ([chunk.data for chunk in reply.chunks], reply.ending.kind) == ([b"sk-proj-", b"ABC"], "closed")
+    response.close()

@@ -8,13 +8,21 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aivvm.payload import build_request
 from aivvm.transport import Headers, Request
-from aivvm_testing.redaction import is_secret, redact_headers, redact_request, redact_text
-from aivvm_testing.strategies import recordings
+from aivvm_testing.redaction import (
+    BlankedStream,
+    Secrets,
+    is_secret,
+    redact,
+    redact_headers,
+    redact_request,
+    redact_text,
+)
+from aivvm_testing.strategies import chunkings, recordings
 
 SECRET = "sk-Zq81xWvU7yTt"
 BLANK = "REDACTEDREDACTE"
@@ -107,7 +115,9 @@ def blanked(value: Any, redacted: Any) -> None:
 @given(json_values, st.sampled_from([{}, {"separators": (",", ":")}, {"indent": 1}, {"ensure_ascii": False}]))
 def test_a_json_body_changes_in_nothing_but_its_secrets(value: Any, style: dict[str, Any]) -> None:
     body = json.dumps(value, **style).encode("utf-8", "surrogatepass")
-    redacted = redact_request(Request("POST", "https://x/", body=body)).body
+    whole, by_value = redact(Request("POST", "https://x/", body=body))
+    assume(not by_value)  # a long secret may stand elsewhere, too
+    redacted = whole.body
     assert len(redacted) == len(body)
     blanked(value, json.loads(redacted.decode("utf-8", "surrogatepass")))
 
@@ -197,3 +207,87 @@ def test_hostile_bodies_take_linear_time() -> None:
         assert len(redact_request(Request("POST", "https://x/" + "?=&" * 10_000, body=body)).body) == len(
             body
         )
+
+
+# By value
+
+
+def test_a_secret_is_blanked_out_wherever_else_it_stands_in_its_request():
+    request = Request(
+        "POST",
+        f"https://x/{SECRET}/chat",
+        Headers([("Authorization", f"Bearer {SECRET}"), ("x-echo", f"<{SECRET}>")]),
+        f'{{"content": "my key is {SECRET}"}}'.encode(),
+    )
+    redacted = redact_request(request)
+    assert SECRET.encode() not in everything(redacted)
+    assert redacted.body == f'{{"content": "my key is {BLANK}"}}'.encode()
+    assert redact_request(redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "said"),
+    [
+        ([("Cookie", f"theme=dark; id={SECRET}")], b"", SECRET),
+        ([], b'{"key": "sk-\\u0041bcdefgh"}', "sk-Abcdefgh"),
+        ([], b'{"password": "\xd0\xba\xd0\xbb\xd1\x8e\xd1\x87\xd0\xb8"}', "ключи"),
+        ([("X-Api-Key", "a%2Fb%2Fc%2Fd")], b"", "a%2Fb%2Fc%2Fd"),
+    ],
+)
+def test_an_answer_is_searched_for_each_form_of_a_secret(headers, body, said):
+    _, secrets = redact(Request("POST", "https://x/", Headers(headers), body))
+    blanked = secrets.blank(f"it was {said}.".encode())
+    assert said.encode() not in blanked
+    assert len(blanked) == len(f"it was {said}.".encode())
+
+
+def test_the_parts_of_user_information_are_secret_but_not_words_of_a_password():
+    _, secrets = redact(Request("GET", "https://alexander:correct-horse@x/"))
+    assert secrets.blank_text("alexander has correct-horse") == "alexander has REDACTEDREDAC"
+    _, secrets = redact(Request("POST", "https://x/", body=b'{"password": "the password of all"}'))
+    assert secrets.blank_text("a password") == "a password"
+
+
+def test_a_short_secret_is_not_looked_for():
+    assert not redact(Request("POST", "https://x/", body=b'{"key": "1234567"}'))[1]
+    assert redact(Request("POST", "https://x/", body=b'{"key": "12345678"}'))[1]
+
+
+@given(
+    st.data(),
+    st.lists(st.sampled_from([SECRET, SECRET[:7], "text ", "мир", "sk-other-0123", SECRET[3:]]), max_size=6),
+)
+def test_a_secret_split_over_chunks_is_blanked_out_and_nothing_else_changes(data, parts):
+    secrets = Secrets([SECRET, "sk-other-0123"])
+    body = "".join(parts).encode()
+    chunks = data.draw(chunkings(body))
+    written = []
+    stream = BlankedStream(secrets, lambda chunk, at: written.append((chunk, at)))
+    lags = []
+    for n, chunk in enumerate(chunks):
+        stream.feed(chunk, float(n))
+        lags.append(sum(map(len, chunks[: n + 1])) - sum(len(one) for one, _ in written))
+    stream.finish()
+    assert [(len(chunk), at) for chunk, at in written] == [
+        (len(chunk), float(n)) for n, chunk in enumerate(chunks)
+    ]
+    assert b"".join(chunk for chunk, _ in written) == secrets.blank(body)
+    assert SECRET.encode() not in b"".join(chunk for chunk, _ in written)
+    assert all(lag < secrets.longest - 1 + max(map(len, chunks)) for lag in lags)
+
+
+def test_a_long_stream_is_blanked_out_in_linear_time():
+    class Counting(Secrets):
+        __slots__ = ("looked_at",)
+
+        def blank(self, data):
+            self.looked_at += len(data)
+            return super().blank(data)
+
+    secrets = Counting([SECRET])
+    secrets.looked_at = 0
+    stream = BlankedStream(secrets, lambda chunk, at: None)
+    for _ in range(1000):
+        stream.feed(b"x" * 100, 0.0)
+    stream.finish()
+    assert secrets.looked_at < 4 * 100_000
