@@ -69,7 +69,7 @@ def run(*, out: str | None = None, as_json: bool = False) -> int:
 
     `out` names the recording's file; without it the file stays in a new temporary folder, whose path is printed.
     """
-    screen = open(os.devnull, "w") if as_json else sys.stdout  # noqa: SIM115 - standard output must stay open
+    screen = open(os.devnull, "w") if as_json else sys.stdout  # noqa: SIM115  # standard output must stay open
     path = out or os.path.join(tempfile.mkdtemp(prefix="aivvm-demo-"), "session.jsonl")
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise FileNotFoundError(f"there is no folder for {path}: make it, or record somewhere else")
@@ -79,7 +79,7 @@ def run(*, out: str | None = None, as_json: bool = False) -> int:
     def say(text: str = "") -> None:
         print(text, file=screen, flush=True)
 
-    import requests  # noqa: F401 - now, as its import would count as the first answer's time
+    import requests  # noqa: F401  # now, as its import would count as the first answer's time
 
     try:
         with FakeAivvm.replaying(Recording(served), speed=1).server() as server:

@@ -152,7 +152,7 @@ class Recording(Sequence[Exchange]):
         """
         name = os.fspath(path)
         try:
-            file = open(name, "rb")  # noqa: SIM115 - closed below, outside the block that explains a missing file
+            file = open(name, "rb")  # noqa: SIM115  # closed below, outside the block that explains a missing file
         except FileNotFoundError as error:
             if not os.path.exists(f"{name}.journal"):
                 raise
@@ -207,7 +207,7 @@ class Journal:
         )
         try:
             _check_replaceable(self.path)
-            self._file = open(self._journal_path, "xb", buffering=0)  # noqa: SIM115 - open until finish
+            self._file = open(self._journal_path, "xb", buffering=0)  # noqa: SIM115  # open until finish
         except FileExistsError as error:
             why = (
                 "this journal is there already: another recorder is writing it, or one was stopped before it "

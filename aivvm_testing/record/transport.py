@@ -3,7 +3,8 @@
 Contract: tee, never buffer. The reader gets the same chunks, the same errors (the very objects) and the same head,
 each as soon as it is there and its line is in the journal. What goes wrong with the recording itself never reaches
 the reader: it is raised when the tap is closed. Secrets are taken out by `aivvm_testing.redaction` before a byte is
-written. Nothing here knows HTTP, the format of the file, or where chunks come from.
+written; where a request holds one, the journal, never the reader, may lag behind by a chunk. Nothing here knows HTTP,
+the format of the file, or where chunks come from.
 """
 
 from __future__ import annotations

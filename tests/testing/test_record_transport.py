@@ -72,7 +72,7 @@ class Scripted:
             self.raised = KeyboardInterrupt(said)
         else:
             assert kind in ("refused", "unresolved", "tls", "unreachable")
-            self.raised = ConnectFailed(said, kind=kind)  # type: ignore[arg-type] - mypy does not narrow by `in`
+            self.raised = ConnectFailed(said, kind=kind)  # type: ignore[arg-type]  # mypy does not narrow by `in`
         raise self.raised
 
     def close(self) -> None:
@@ -428,7 +428,7 @@ class TestClosing:
         with pytest.raises(
             TypeError, match=r"a transport has a method send\(request, \*, timeout\), but got 'http"
         ):
-            RecordingTransport("http://x/", path)  # type: ignore[arg-type] - the point of the test
+            RecordingTransport("http://x/", path)  # type: ignore[arg-type]  # the point of the test
         assert os.listdir(path.parent) == []
 
     def test_a_full_disk_never_reaches_the_reader(self, path: Path) -> None:
@@ -443,7 +443,7 @@ class TestClosing:
                 file.close()
 
         file = recorder._journal._file
-        recorder._journal._file = Full()  # type: ignore[assignment] - stands in for the file
+        recorder._journal._file = Full()  # type: ignore[assignment]  # stands in for the file
         assert read(recorder)[1:] == ([b"a", b"b"], None)
         assert read(recorder)[1:] == ([b"a", b"b"], None)
         for _ in range(2):

@@ -626,7 +626,7 @@ class TestCorruptFiles:
         try:
             assert Recording.load(scratch)[0].request.body == b"[" * depth + b"]" * depth
         except CorruptRecording as error:
-            assert "nested too deeply" in error.why  # noqa: PT017 - either outcome is right; a crash is not
+            assert "nested too deeply" in error.why  # noqa: PT017  # either outcome is right; a crash is not
             assert depth > 100
 
     @given(recordings(min_size=1), st.data())
@@ -643,7 +643,7 @@ class TestCorruptFiles:
         try:
             assert isinstance(Recording.load(scratch), Recording)
         except CorruptRecording as error:
-            assert error.why  # noqa: PT017 - either outcome is right; any other exception is not
+            assert error.why  # noqa: PT017  # either outcome is right; any other exception is not
 
     @given(recordings(min_size=1, max_size=2), st.data())
     def test_a_cut_file_loses_whole_exchanges_or_is_refused(
@@ -655,7 +655,7 @@ class TestCorruptFiles:
             loaded = Recording.load(scratch)
             assert list(loaded) == list(recording)[: len(loaded)]
         except CorruptRecording as error:
-            assert error.path == str(scratch)  # noqa: PT017 - either outcome is right; any other exception is not
+            assert error.path == str(scratch)  # noqa: PT017  # either outcome is right; any other exception is not
 
     def test_a_missing_file_is_missing_not_corrupt(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl"):
@@ -771,17 +771,17 @@ class TestRecording:
 
     def test_wrong_arguments_are_refused(self) -> None:
         with pytest.raises(TypeError, match=r"holds Exchange objects, but number 0 is Reply\.of"):
-            Recording([Reply.of("a")])  # type: ignore[list-item] - the point of the test
+            Recording([Reply.of("a")])  # type: ignore[list-item]  # the point of the test
         with pytest.raises(
             ValueError, match='origin is one of recorded, written, converted, but got "manual"'
         ):
-            Recording(origin="manual")  # type: ignore[arg-type] - the point of the test
+            Recording(origin="manual")  # type: ignore[arg-type]  # the point of the test
         with pytest.raises(ValueError, match=r'recorded_at is a moment such as .*, but got "yesterday"'):
             Recording(recorded_at="yesterday")
         with pytest.raises(ValueError, match=r"recorded_at is a moment such as .*, but got b'today'"):
-            Recording(recorded_at=b"today")  # type: ignore[arg-type] - the point of the test
+            Recording(recorded_at=b"today")  # type: ignore[arg-type]  # the point of the test
         with pytest.raises(TypeError, match="note is a string, but got null"):
-            Recording(note=None)  # type: ignore[arg-type] - the point of the test
+            Recording(note=None)  # type: ignore[arg-type]  # the point of the test
         with pytest.raises(ValueError, match="not JSON compliant"):
             Recording(expected={"a": float("nan")})
 
@@ -922,7 +922,7 @@ class TestJournal:
         ):
             Journal(tmp_path)
         with pytest.raises(ValueError, match='origin is one of recorded, written, converted, but got "me"'):
-            Journal(tmp_path / "f", origin="me")  # type: ignore[arg-type] - the point of the test
+            Journal(tmp_path / "f", origin="me")  # type: ignore[arg-type]  # the point of the test
         assert os.listdir(tmp_path) == []
 
     def test_a_disk_that_is_full_already_is_told_at_once(
@@ -978,7 +978,7 @@ class TestJournal:
     def test_a_full_disk_is_told_at_the_end_and_only_then(self, scratch: Path, room: int) -> None:
         earlier = saved(Recording(note="earlier"), scratch)
         journal = Journal(scratch)
-        journal._file = FullDisk(journal._file, room)  # type: ignore[assignment] - stands in for the file
+        journal._file = FullDisk(journal._file, room)  # type: ignore[assignment]  # stands in for the file
         n = journal.begin(GET, 0.0)
         journal.head(n, Head())
         for _ in range(20):
@@ -1001,7 +1001,7 @@ class TestJournal:
                 return super().write(data)
 
         journal = Journal(tmp_path / "f")
-        journal._file = Reluctant(journal._file, 7)  # type: ignore[assignment] - stands in for the file
+        journal._file = Reluctant(journal._file, 7)  # type: ignore[assignment]  # stands in for the file
         journal.end(journal.begin(GET, 0.0), Ending("refused", 0.5))
         journal.finish()
         assert Recording.load(tmp_path / "f")[0].reply == Reply.no_answer("refused", at=0.5)

@@ -95,7 +95,7 @@ def test_nonsense_is_refused_with_what_was_expected_and_what_came(make, message)
 
 def test_a_part_that_is_neither_text_nor_bytes_nor_a_wait_is_named():
     with pytest.raises(TypeError, match=r"text, bytes or wait\(seconds\), but got 3"):
-        Reply.of(3)  # type: ignore[arg-type] - what the test is about
+        Reply.of(3)  # type: ignore[arg-type]  # what the test is about
 
 
 @given(REPLIES, st.integers(1, 9) | st.lists(st.integers(1, 5), max_size=6))
