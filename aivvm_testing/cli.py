@@ -1,8 +1,7 @@
 """The `aivvm-testing` command: one function per verb, each of which prints and returns an exit status.
 
 Status 0: done. 1: a finding, or a file that cannot be used. 2: misuse. 130: Ctrl-C. 141: nobody reads the output any
-more. What comes from recordings is foreign text,
-so all of it passes through `printable` on its way to the screen.
+more. What comes from recordings is foreign text, so all of it passes through `printable` on its way to the screen.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ _SHOWN_BYTES = 48
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a screen that cannot show a letter shows its number
+        # A screen that cannot show a letter shows its number.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:

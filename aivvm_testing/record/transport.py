@@ -115,8 +115,11 @@ class _Entry:
         open[n] = self
 
     def head(self, response: Response) -> None:
-        headers = self._secrets.blank_headers(response.headers) if self._secrets else response.headers
-        reason = self._secrets.blank_text(response.reason) if self._secrets else response.reason
+        reason, headers = response.reason, response.headers
+        if self._secrets:
+            headers = self._secrets.blank_headers(headers)
+            if isinstance(reason, str):  # else the journal refuses it, without hurting the reader
+                reason = self._secrets.blank_text(reason)
         self._journal.head(self._n, recorded_head(response.status, reason, headers, self._now()))
 
     def chunk(self, data: bytes) -> None:

@@ -501,9 +501,10 @@ class TestThreads:
         assert Recording.load(path)[0].reply.ending.kind == "closed"
 
 
+@pytest.mark.parametrize("body", [b"", b'{"key": "sk-123456789"}'], ids=["no secret", "a secret"])
 @pytest.mark.parametrize(("status", "reason"), [(103, "Early Hints"), (0, ""), (1000, ""), (200, None)])
 def test_a_head_that_no_recording_holds_reaches_the_reader_and_is_told_at_the_end(
-    tmp_path: Path, status: int, reason: str
+    tmp_path: Path, status: int, reason: str, body: bytes
 ) -> None:
     class Odd:
         def send(self, request: Request, *, timeout: object) -> Response:
@@ -511,7 +512,7 @@ def test_a_head_that_no_recording_holds_reaches_the_reader_and_is_told_at_the_en
 
     path = tmp_path / "session.jsonl"
     tap = RecordingTransport(Odd(), path)
-    with tap.send(Request("GET", "http://h/"), timeout=None) as response:
+    with tap.send(Request("GET", "http://h/", body=body), timeout=None) as response:
         assert (response.status, list(response)) == (status, [b"as it is"])
     with pytest.raises(OSError, match="an answer has a status of 200 to 999 and a reason"):
         tap.close()
