@@ -5,8 +5,9 @@ whole requests, and refuses what two readers could read in two ways: that is how
 turns a `Reply` into the bytes to send and when, boundaries kept: one HTTP chunk per chunk. No sockets, clocks or
 threads here, and no opinion about what is answered: doors bring the bytes, the fake chooses the reply.
 
-Limits, for each request: a head of 64 KiB and a body of 64 MiB unless told otherwise. A parser never holds more than
-one request's worth of unfinished bytes besides what it was just fed.
+Limits, for each request: a head of 64 KiB and 1,000 fields, and a body of 64 MiB unless told otherwise. A parser never
+holds more than one request's worth of unfinished bytes besides what it was just fed, and its time is linear in the
+bytes, however they are split.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import accumulate
 from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
 from aivvm.transport import Headers, Request
@@ -22,6 +24,7 @@ from aivvm_testing.reply import EndingKind, Head, Reply
 
 MAX_HEAD = 64 * 1024
 MAX_BODY = 64 * 1024 * 1024
+_MAX_FIELDS = 1000  # 64 KiB have room for 16,000, which take 2 MiB as objects
 _MAX_CHUNK_LINE = 256
 _MAX_DIGITS = 18  # of a length; more is past any limit, and costs more to read the longer it is
 
@@ -73,8 +76,9 @@ class RequestParser:
 
     Refused with 400: anything malformed, including bare CR or LF, NUL and other controls, folded lines, blanks
     before a colon, no Host or several, two lengths, a length with a transfer coding. 413: a body over `max_body`
-    bytes. 417: an expectation other than 100-continue. 431: a head, or trailers, over `max_head` bytes. 501: a
-    transfer coding other than chunked, and CONNECT. 505: neither HTTP/1.0 nor HTTP/1.1.
+    bytes. 417: an expectation other than 100-continue. 431: a head over `max_head` bytes or over 1,000 fields, and
+    chunk extensions and trailers that have more than `max_head` bytes together. 501: a transfer coding before chunked,
+    and CONNECT. 505: neither HTTP/1.0 nor HTTP/1.1.
     """
 
     __slots__ = (
@@ -82,6 +86,7 @@ class RequestParser:
         "_body",
         "_buffer",
         "_head",
+        "_last",
         "_line_end",
         "_max_body",
         "_max_head",
@@ -106,6 +111,7 @@ class RequestParser:
         self._seen = 0  # so much of a head was looked at before, in vain
         self._line_end = 0  # and so much of it is a good request line
         self._head: _Head | None = None
+        self._last: _Head | None = None
         self._body: _ChunkedBody | None = None
         self._over = False
 
@@ -119,6 +125,19 @@ class RequestParser:
         events: list[Event] = []
         if self._over:
             return events
+        last = self._last
+        if last is not None and not self._buffer and self._head is None:
+            # Most of what comes is the head that came before, again, and its body with it.
+            begin = 0
+            while data.startswith(last.data, begin) and begin + last.whole <= len(data):
+                body = data[begin + len(last.data) : begin + last.whole]
+                request = Request(last.method, last.url, last.headers, body)
+                events.append(Incoming(request, last.version, last.keep_alive))
+                begin += last.whole
+            if begin == len(data):
+                return events
+            if begin:
+                data = data[begin:]
         self._buffer += data
         try:
             while self._buffer:
@@ -129,11 +148,11 @@ class RequestParser:
                         break
                     if head.awaits_continue and not self._buffer:
                         events.append(AwaitsContinue())
-                body = self._read_body(head)
-                if body is None:
+                content = self._read_body(head)
+                if content is None:
                     break
                 self._head = None
-                request = Request(head.method, head.url, head.headers, body)
+                request = Request(head.method, head.url, head.headers, content)
                 events.append(Incoming(request, head.version, head.keep_alive))
         except _Malformed as error:
             self._over = True
@@ -159,6 +178,7 @@ class RequestParser:
             self._body = _ChunkedBody(self._max_body, self._max_head)
         elif head.length > self._max_body:
             raise _Malformed(413, f"a body has at most {self._max_body} bytes")
+        self._last = head if head.whole else None
         return head
 
     def _check_beginning(self) -> None:
@@ -188,7 +208,8 @@ class RequestParser:
             return body
         if head.length is None or len(self._buffer) < head.length:
             return None
-        body = bytes(self._buffer[: head.length])
+        # Mostly it is all there is, and no slice is needed, which is one copy more.
+        body = bytes(self._buffer if len(self._buffer) == head.length else self._buffer[: head.length])
         del self._buffer[: head.length]
         return body
 
@@ -208,6 +229,8 @@ class _Head(NamedTuple):
     keep_alive: bool
     length: int | None  # None: chunked
     awaits_continue: bool
+    data: bytes  # that it was read from
+    whole: int  # so many bytes with the body; 0: chunked, or not worth remembering
 
 
 class _ChunkedBody:
@@ -215,10 +238,10 @@ class _ChunkedBody:
 
     __slots__ = ("_data", "_left", "_max_body", "_room", "_stage")
 
-    def __init__(self, max_body: int, max_trailers: int) -> None:
+    def __init__(self, max_body: int, max_extras: int) -> None:
         self._data = bytearray()
         self._max_body = max_body
-        self._room = max_trailers
+        self._room = max_extras  # for extensions and trailers, which are read and dropped
         self._left = 0
         self._stage: Literal["size", "data", "data end", "trailers"] = "size"
 
@@ -235,6 +258,9 @@ class _ChunkedBody:
                 self._left = int(size[1], 16)
                 if len(self._data) + self._left > self._max_body:
                     raise _Malformed(413, f"a body has at most {self._max_body} bytes")
+                self._room -= end - 2 - size.end(1)
+                if self._room < 0:
+                    raise _Malformed(431, "the extensions of the chunks are too long")
                 del buffer[:end]
                 self._stage = "data" if self._left else "trailers"
             elif self._stage == "data":
@@ -262,7 +288,8 @@ class _ChunkedBody:
                 del buffer[:end]
                 if line == "\r\n":
                     return bytes(self._data)
-                _parse_fields(line)
+                if not _FIELD.fullmatch(line):
+                    _explain_fields(line)
                 self._room -= end
 
 
@@ -272,11 +299,15 @@ _LINE = re.compile(rb"[A-Z][A-Z-]{0,31} [!\"$-~]+ HTTP/[0-9]\.[0-9]\r\n")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD = re.compile(rf"^({_TOKEN}):([\t\x20-\x7e\x80-\xff]*)\r\n", re.MULTILINE)
 _NAME = re.compile(_TOKEN)
-_HOST = r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Za-z:.%]+\])(?::[0-9]{0,5})?"
-_AUTHORITY = re.compile(_HOST)
-_ABSOLUTE = re.compile(rf"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}([/?].*)?")
+_NAMED = r"[A-Za-z0-9._~!$&'()*+;=-]*"  # RFC 3986 has a comma too, but it is how two Host fields become one
+_AUTHORITY = re.compile(
+    rf"(?:(?=[^:]){_NAMED}(?:%[0-9A-Fa-f]{{2}}{_NAMED})*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{{0,5}}))?"
+)
+_ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)([/?].*)?")
 _DIGITS = re.compile(r"[0-9]+")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_QUOTED = r'"(?:[\t\x20!#-\[\]-~\x80-\xff]|\\[\t\x20-~\x80-\xff])*"'
+_EXTENSION = rf"[\t ]*;[\t ]*{_TOKEN}(?:[\t ]*=[\t ]*(?:{_TOKEN}|{_QUOTED}))?"
+_CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]{{1,15}})(?:{_EXTENSION})*\r\n".encode())
 _BREAKING = re.compile(r"[\r\n\0]")
 _TELLING = frozenset({"host", "connection", "transfer-encoding", "content-length", "expect"})
 
@@ -286,6 +317,8 @@ def _parse_head(data: bytes, scheme: str, authority: str) -> _Head:
     end = data.index(b"\n") + 1
     method, target, version = _parse_line(data[:end])
     fields = _parse_fields(data[end:-2].decode("latin-1"))
+    if len(fields) > _MAX_FIELDS:
+        raise _Malformed(431, f"a head has at most {_MAX_FIELDS} fields, but got {len(fields)}")
     said: dict[str, list[str]] = {}
     for name, value in fields:
         if (lower := name.lower()) in _TELLING:
@@ -296,8 +329,7 @@ def _parse_head(data: bytes, scheme: str, authority: str) -> _Head:
         raise _Malformed(400, f"a request has one Host field, but got {len(hosts)}")
     if hosts and hosts[0]:
         authority = hosts[0]
-        if not _AUTHORITY.fullmatch(authority):
-            raise _Malformed(400, f"Host is a host and maybe a port, but got {authority!r}")
+        _check_authority(authority)
 
     connection = _tokens(said.get("connection", ()))
     keep_alive = "close" not in connection and (version == "1.1" or "keep-alive" in connection)
@@ -305,36 +337,50 @@ def _parse_head(data: bytes, scheme: str, authority: str) -> _Head:
     length: int | None = 0
     if "transfer-encoding" in said:
         length = None
-        codings = _tokens(said["transfer-encoding"])
+        # Not even empty members of the list are passed over: some read the first one, some the last.
+        listed = ",".join(said["transfer-encoding"]).lower()
+        codings = [coding.strip(" \t") for coding in listed.split(",")]
         if "content-length" in said:
             raise _Malformed(400, "both Content-Length and Transfer-Encoding say how long the body is")
         if version == "1.0":
             raise _Malformed(400, "HTTP/1.0 has no Transfer-Encoding")
         if codings.count("chunked") != 1 or codings[-1] != "chunked":
-            raise _Malformed(400, f"chunked comes last and once in Transfer-Encoding, but got {codings}")
+            raise _Malformed(
+                400, f"chunked comes last and once in Transfer-Encoding, but got {_shown(listed)}"
+            )
         if len(codings) > 1:
-            raise _Malformed(501, f"the only transfer coding is chunked, but got {codings}")
+            raise _Malformed(501, f"the only transfer coding is chunked, but got {_shown(listed)}")
     elif "content-length" in said:
         lengths = said["content-length"]
         if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
-            raise _Malformed(400, f"Content-Length is one number, but got {', '.join(lengths)!r}")
+            raise _Malformed(400, f"Content-Length is one number, but got {_shown(', '.join(lengths))}")
         if len(lengths[0]) > _MAX_DIGITS:
             raise _Malformed(413, "Content-Length is beyond all bounds")
         length = int(lengths[0])
 
     expected = ",".join(said.get("expect", ())).lower() if version == "1.1" else ""
     if expected not in ("", "100-continue"):
-        raise _Malformed(417, f"the only expectation is 100-continue, but got {expected!r}")
-    url = _url(method, target, scheme, authority)
-    return _Head(method, url, fields, version, keep_alive, length, bool(expected) and length != 0)
+        raise _Malformed(417, f"the only expectation is 100-continue, but got {_shown(expected)}")
+    return _Head(
+        method,
+        _url(method, target, scheme, authority),
+        fields,
+        version,
+        keep_alive,
+        length,
+        bool(expected) and length != 0,
+        data,
+        0 if length is None or len(data) > _MAX_REMEMBERED else len(data) + length,
+    )
 
 
 # A client repeats itself: its next head is mostly its last. Long ones are not worth their memory.
+_MAX_REMEMBERED = 2048
 _remembered = lru_cache(maxsize=128)(_parse_head)
 
 
 def _head_of(data: bytes, scheme: str, authority: str) -> _Head:
-    parse = _remembered if len(data) <= 2048 else _parse_head
+    parse = _remembered if len(data) <= _MAX_REMEMBERED else _parse_head
     return parse(data, scheme, authority)
 
 
@@ -349,15 +395,33 @@ def _parse_line(line: bytes) -> tuple[str, str, str]:
 
 
 def _url(method: str, target: str, scheme: str, authority: str) -> str:
+    if method == "CONNECT":
+        raise _Malformed(501, "this server is no tunnel")
     if target.startswith("/"):
         return f"{scheme}://{authority}{target}"
     if target == "*" and method == "OPTIONS":
         return f"{scheme}://{authority}"  # RFC 9112, 3.3: about the server, without a path
-    if method == "CONNECT":
-        raise _Malformed(501, "this server is no tunnel")
     if absolute := _ABSOLUTE.fullmatch(target):
-        return target if absolute[1] else target + "/"
-    raise _Malformed(400, f"a target is a path or an http url, but got {target!r}")
+        _check_authority(absolute[1])
+        return target if absolute[2] else target + "/"
+    raise _Malformed(400, f"a target is a path or an http url, but got {_shown(target)}")
+
+
+def _check_authority(text: str) -> None:
+    """Refuses what `urlsplit` would choke on later, too: it takes any url of this parser apart."""
+    found = _AUTHORITY.fullmatch(text)
+    if found is None or int(found[2] or 0) > 65535 or not (found[1] is None or _is_ipv6(found[1])):
+        raise _Malformed(400, f"an authority is a host and maybe a port, but got {_shown(text)}")
+
+
+def _is_ipv6(text: str) -> bool:
+    from ipaddress import IPv6Address  # rare, and as slow to import as all else here together
+
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse_fields(text: str) -> Headers:
@@ -370,7 +434,8 @@ def _parse_fields(text: str) -> Headers:
 
 
 def _explain_fields(text: str) -> NoReturn:
-    line = next(line for line in text[:-1].split("\n") if not _FIELD.fullmatch(line + "\n"))
+    lines = enumerate(text[:-1].split("\n"), 1)
+    number, line = next((n, line) for n, line in lines if not _FIELD.fullmatch(line + "\n"))
     name, colon, _ = line.partition(":")
     if line.startswith((" ", "\t")):
         why = "a line is folded"
@@ -384,15 +449,16 @@ def _explain_fields(text: str) -> NoReturn:
         why = "a name is no token"
     else:
         why = "a value holds a control character"
-    raise _Malformed(400, f"{why} in the header fields: {_shown(line.encode('latin-1'))}")
+    raise _Malformed(400, f"{why}: line {number} of the header fields")  # which may be a secret
 
 
 def _tokens(values: Sequence[str]) -> list[str]:
     return [token for value in values for part in value.split(",") if (token := part.strip(" \t").lower())]
 
 
-def _shown(data: bytes | bytearray) -> str:
-    return repr(bytes(data[:40])) + ("..." if len(data) > 40 else "")
+def _shown(data: bytes | bytearray | str) -> str:
+    start = data[:40]
+    return repr(bytes(start) if isinstance(start, bytearray) else start) + ("..." if len(data) > 40 else "")
 
 
 # Replies out
@@ -406,14 +472,17 @@ class Schedule(NamedTuple):
     """What to send when, and how it stops. Times are seconds since the request was whole, and never decrease.
 
     `steps` are (at, bytes), one for each moment: frames that are due together leave together. The stop is due `at`
-    so many seconds, after all steps.
+    so many seconds, after all steps. `ends` are counts of bytes, from the first of all steps: where the head is whole,
+    then each chunk that is sent.
     """
 
     steps: tuple[tuple[float, bytes], ...]
     stop: Stop
     at: float
+    ends: tuple[int, ...] = ()
 
 
+_NONE = Headers()
 _BODILESS = frozenset({204, 304})
 _LENGTH = re.compile(r"\+?[0-9]{1,18}")
 _STOPS: dict[EndingKind, Stop] = {
@@ -446,8 +515,17 @@ def body_framing(head: Head, method: str) -> int | Literal["chunked", "close"]:
     return "close" if "close" in _tokens(head.headers.get_all("connection")) else "chunked"
 
 
-def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_alive: bool = True) -> Schedule:
+def schedule(
+    reply: Reply,
+    *,
+    method: str = "GET",
+    version: str = "1.1",
+    keep_alive: bool = True,
+    added: Headers = _NONE,
+) -> Schedule:
     """The bytes of a reply to such a request, and when each is due.
+
+    `added` are the server's own fields: each is sent unless the reply has one of that name.
 
     The head is the reply's own. Without a transfer-encoding, a content-length and `connection: close`, it gains
     `Transfer-Encoding: chunked`; a given content-length is sent as it is, right or wrong. The framing is chunked
@@ -456,7 +534,8 @@ def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_al
     HTTP/1.0 knows no chunks, and its bodies end with the connection.
 
     `Ending.data` goes out raw, after the last chunk, and after the end of a complete body. A connection stays open
-    only after a complete answer that came out as long as its framing says.
+    only after a complete answer that came out as long as its framing says, and that says it once: of two lengths, or of
+    a length and a transfer coding, some clients believe the one and some the other.
 
     Raises `ValueError` for a reason or a field that would break its line or that latin-1 cannot carry.
     """
@@ -466,6 +545,8 @@ def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_al
         return Schedule(((ending.at, ending.data),) if ending.data else (), stop, ending.at)
 
     fields = head.headers
+    if added:
+        fields = Headers([*fields, *[pair for pair in added if fields.get(pair[0]) is None]])
     closes = "close" in _tokens(fields.get_all("connection"))
     bodiless = head.status in _BODILESS
     bare = bodiless or method == "HEAD"
@@ -480,20 +561,25 @@ def schedule(reply: Reply, *, method: str = "GET", version: str = "1.1", keep_al
         fields = _closing(fields)
 
     pieces = [(head.at, _head_bytes(head, fields))]
-    whole = bare or chunked
+    whole = bare
+    ends: tuple[int, ...] = ()
     if not bare:
         pieces += [
             (chunk.at, _frame(chunk.data) if chunked else chunk.data) for chunk in reply.chunks if chunk.data
         ]
+        ends = tuple(accumulate([len(data) for _, data in pieces]))
         if ending.kind == "complete" and chunked:
             pieces.append((ending.at, b"0\r\n\r\n"))
         if ending.data:
             pieces.append((ending.at, ending.data))
-        if not chunked:
-            whole = framing == sum([len(chunk.data) for chunk in reply.chunks])
+        said = _tokens(fields.get_all("content-length"))
+        if chunked:
+            whole = not said
+        else:
+            whole = len(said) == 1 and framing == sum([len(chunk.data) for chunk in reply.chunks])
     if stop == "keep" and (closes or not whole or ending.data):
         stop = "close"
-    return Schedule(_together(pieces), stop, ending.at)
+    return Schedule(_together(pieces), stop, ending.at, ends)
 
 
 class Schedules:
@@ -504,18 +590,19 @@ class Schedules:
 
     def __init__(self, *, max_bytes: int = 64 * 1024 * 1024) -> None:
         self._left = max_bytes
-        self._made: dict[tuple[int, str, str, bool], tuple[Reply, Schedule, int]] = {}
+        self._made: dict[tuple[int, str, str, bool, Headers], tuple[Reply, Schedule, int]] = {}
 
-    def of(self, reply: Reply, *, method: str, version: str, keep_alive: bool) -> Schedule:
+    def of(
+        self, reply: Reply, *, method: str, version: str, keep_alive: bool, added: Headers = _NONE
+    ) -> Schedule:
         # By identity: hashing a reply costs as much as making its bytes. The entry keeps the reply, and so its id.
-        key = (id(reply), method, version, keep_alive)
+        key = (id(reply), method, version, keep_alive, added)
         entry = self._made.get(key)
         if entry is not None:
             return entry[1]
-        made = schedule(reply, method=method, version=version, keep_alive=keep_alive)
-        size = (
-            sum([len(data) for _, data in made.steps]) + 1024
-        )  # and about so much for the objects around them
+        made = schedule(reply, method=method, version=version, keep_alive=keep_alive, added=added)
+        # The reply's own bytes, which may live here alone, and about so much for the objects around both.
+        size = 2 * sum([len(data) for _, data in made.steps]) + 1024 + 256 * len(reply.chunks)
         self._made[key] = (reply, made, size)
         self._left -= size
         while self._left < 0:
@@ -549,13 +636,15 @@ def _head_bytes(head: Head, fields: Headers) -> bytes:
     lines = [f"HTTP/1.1 {head.status} {head.reason}"]
     for name, value in fields:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"the name of a header field is a token (RFC 9110, 5.6.2), but got {name!r}")
+            raise ValueError(
+                f"the name of a header field is a token (RFC 9110, 5.6.2), but got {_shown(name)}"
+            )
         lines.append(f"{name}: {value}")
     for line in lines:
         if _BREAKING.search(line):
-            raise ValueError(f"a line of the head holds no CR, LF or NUL, but got {line!r}")
+            raise ValueError(f"a line of the head holds no CR, LF or NUL, but got {_shown(line)}")
         if not line.isascii() and max(line) > "\xff":
-            raise ValueError(f"a head is latin-1, which cannot carry {max(line)!r} of {line!r}")
+            raise ValueError(f"a head is latin-1, which cannot carry {max(line)!r} of {_shown(line)}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import io
+import itertools
 import json
 import time
+import tracemalloc
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -49,23 +52,30 @@ def head(*lines: str, body: bytes = b"") -> bytes:
 @st.composite
 def requests_and_bytes(draw: st.DrawFn) -> tuple[Incoming, bytes]:
     """A well-formed request as it should be understood, and one way to write it."""
-    method = draw(st.sampled_from(["GET", "POST", "PUT", "M-SEARCH"]))
-    target = draw(st.sampled_from(["/", "/api/chat", "/a?b=c&d=%C3%A9", "http://x.example:81/p", "HTTP://x"]))
-    url = {"/": f"http://{HOST}/", "HTTP://x": "HTTP://x/"}.get(target, target)
-    url = f"http://{HOST}{url}" if url.startswith("/") else url
+    version = draw(st.sampled_from(["1.1", "1.1", "1.1", "1.0"]))
+    method = draw(st.sampled_from(["GET", "POST", "PUT", "HEAD", "M-SEARCH"]))
+    path = draw(st.text(st.sampled_from("abc/.;,:@!$&'()*+=-_~%?[]{}|<>^`\\\""), max_size=9).map("/".__add__))
+    host = draw(st.sampled_from([HOST, "h", "a-b.example:", "[::1]:80", "%41:65535", "A_b.example:8080"]))
+    begins = draw(st.sampled_from(["", "", "http://x.example:81", "HTTP://[::ffff:1.2.3.4]", "https://x:"]))
+    target = begins + path
+    url = target if begins else f"http://{host}{path}"
     value = st.text(
         st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=9
     )
     name = st.sampled_from(["X-oDD-CaSe", "x-odd-case", "Via", "!#$%&'*+.^_`|~0"])
-    fields = [("Host", HOST), *draw(st.lists(st.tuples(name, value.map(lambda v: v.strip(" "))), max_size=3))]
+    fields = [("Host", host), *draw(st.lists(st.tuples(name, value.map(lambda v: v.strip(" "))), max_size=3))]
     keep_alive = draw(st.booleans())
-    if not keep_alive:
+    if keep_alive and version == "1.0":
+        fields.append(("Connection", draw(st.sampled_from(["keep-alive", "x,Keep-Alive"]))))
+    elif not keep_alive and version == "1.1":
         fields.append(("Connection", draw(st.sampled_from(["close", "Close", "x, CLOSE"]))))
+    if draw(st.booleans()):
+        fields.append(("Expect", "100-Continue"))
     body = draw(st.binary(max_size=40))
-    chunks = draw(st.none() | strategies.chunkings(body))
+    chunks = draw(st.none() | strategies.chunkings(body)) if version == "1.1" else None
     if chunks is not None:
         fields.append(("Transfer-Encoding", draw(st.sampled_from(["chunked", "Chunked"]))))
-        size = draw(st.sampled_from(["%x", "%X", "00%x", "%x;a=b", "%x ; q"]))
+        size = draw(st.sampled_from(["%x", "%X", "00%x", "%x;a=b", "%x ; q", '%x;a="\\"; ";b\t=\tc']))
         trailers = draw(st.sampled_from([b"", b"Checksum: 1\r\n", b"A: \r\nB: x\r\n"]))
         sent = b"".join([(size % len(c)).encode() + b"\r\n" + c + b"\r\n" for c in chunks if c])
         sent += b"0\r\n" + trailers + b"\r\n"
@@ -77,18 +87,20 @@ def requests_and_bytes(draw: st.DrawFn) -> tuple[Incoming, bytes]:
     lines = [f"{name}:{blank}{value}{blank}" for name, value in fields]
     before = draw(st.sampled_from([b"", b"\r\n", b"\r\n\r\n"]))
     request = Request(method, url, Headers(fields), body)
-    return Incoming(request, "1.1", keep_alive), before + head(
-        f"{method} {target} HTTP/1.1", *lines, body=sent
+    return Incoming(request, version, keep_alive), before + head(
+        f"{method} {target} HTTP/{version}", *lines, body=sent
     )
 
 
 @given(st.lists(requests_and_bytes(), min_size=1, max_size=3), st.data())
-def test_any_split_of_requests_gives_the_same_requests(
+def test_any_split_of_requests_gives_the_requests_that_were_written(
     written: list[tuple[Incoming, bytes]], data: st.DataObject
 ):
+    written = data.draw(st.lists(st.sampled_from(written), min_size=1, max_size=4))  # a client repeats itself
     expected = [incoming for incoming, _ in written]
     stream = b"".join([text for _, text in written])
     assert parsed(stream) == expected
+    assert parsed(*[text for _, text in written]) == expected
     assert parsed(*one_by_one(stream)) == expected
     assert parsed(*data.draw(strategies.chunkings(stream))) == expected
 
@@ -104,6 +116,21 @@ def test_any_split_of_anything_gives_the_same_answer(pieces: list[bytes]):
     whole = [event[:1] for event in parsed(stream, **limits)]
     assert [event[:1] for event in parsed(*pieces, **limits)] == whole
     assert [event[:1] for event in parsed(*one_by_one(stream), **limits)] == whole
+
+
+def field(line: bytes) -> bytes:
+    """A request with this field."""
+    return b"GET / HTTP/1.1\r\nHost: h\r\n" + line + b"\r\n\r\n"
+
+
+def of_length(said: bytes) -> bytes:
+    """A request whose body has five bytes, or whatever is said."""
+    return b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: " + said + b"\r\n\r\nhello"
+
+
+def coded(said: bytes) -> bytes:
+    """A request with this transfer coding, whose body is as it should be when it is chunked."""
+    return CHUNKED.replace(b"chunked", said) + b"0\r\n\r\n"
 
 
 MALFORMED = {
@@ -126,18 +153,63 @@ MALFORMED = {
     "HTTP/2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "HTTP/1.2": (505, b"GET / HTTP/1.2\r\n"),
     "HTTP/0.9": (400, b"GET / HTTP/0\r\n"),
+    "HTTP/1.10": (400, b"GET / HTTP/1.10\r\n"),
+    "HTTP/01.1": (400, b"GET / HTTP/01.1\r\n"),
+    "http in small letters": (400, b"GET / http/1.1\r\n"),
+    "a blank after the version": (400, b"GET / HTTP/1.1 \r\n"),
+    "a bare CR in the line": (400, b"GET /\r HTTP/1.1\r\n"),
+    "a bare CR first": (400, b"\rGET / HTTP/1.1\r\n"),
+    "a bare LF first": (400, b"\nGET / HTTP/1.1\r\n"),
+    "a tab first": (400, b"\tGET / HTTP/1.1\r\n"),
+    "NUL first": (400, b"\0GET / HTTP/1.1\r\n"),
+    "a byte order mark first": (400, b"\xef\xbb\xbfGET / HTTP/1.1\r\n"),
+    "a digit in the method": (400, b"GET2 / HTTP/1.1\r\n"),
+    "a colon after the method": (400, b"GET: / HTTP/1.1\r\n"),
+    "a field first": (400, b"Host: h\r\nGET / HTTP/1.1\r\n\r\n"),
+    "an answer": (400, b"HTTP/1.1 200 OK\r\n\r\n"),
+    "a body without a head": (400, b'{"model": "gpt-4"}'),
     "TLS": (400, b"\x16\x03\x01\x02\x00"),
+    "SSH": (400, b"SSH-2.0-OpenSSH_9.2\r\n"),
     # The target
     "a relative target": (400, b"GET x HTTP/1.1\r\nHost: h\r\n\r\n"),
     "an asterisk for anything but OPTIONS": (400, b"GET * HTTP/1.1\r\nHost: h\r\n\r\n"),
     "another scheme": (400, b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
     "user information": (400, b"GET http://me@h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "a user and a password": (400, b"GET http://me:x@h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "a backslash in the authority": (400, b"GET http://h\\@x/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "an authority for anything but CONNECT": (400, b"GET h:80 HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "no host": (400, b"GET http:///x HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "a port and no host": (400, b"GET http://:80/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "no number for a port": (400, b"GET http://h:x/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "a port that there is not": (400, b"GET http://h:65536/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "no address in brackets": (400, b"GET http://[x]/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "an open bracket": (400, b"GET http://[::1/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "half an escape in the host": (400, b"GET http://a%2/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "one slash": (400, b"GET http:/h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "a fragment behind a url": (400, b"GET http://h/#x HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "two asterisks": (400, b"OPTIONS ** HTTP/1.1\r\nHost: h\r\n\r\n"),
     "CONNECT": (501, b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "CONNECT to a path": (501, b"CONNECT / HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "CONNECT to a url": (501, b"CONNECT http://h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
     # The host
     "no Host": (400, b"GET / HTTP/1.1\r\n\r\n"),
     "two Hosts": (400, b"GET / HTTP/1.1\r\nHost: h\r\nhost: h\r\n\r\n"),
     "a path in Host": (400, b"GET / HTTP/1.1\r\nHost: h/x\r\n\r\n"),
     "a user in Host": (400, b"GET / HTTP/1.1\r\nHost: me@h\r\n\r\n"),
+    "two Hosts in HTTP/1.0": (400, b"GET / HTTP/1.0\r\nHost: h\r\nHost: x\r\n\r\n"),
+    "two Hosts, one of them empty": (400, b"GET / HTTP/1.1\r\nHost:\r\nHost: h\r\n\r\n"),
+    "two Hosts in one": (400, b"GET / HTTP/1.1\r\nHost: h,x\r\n\r\n"),
+    "no Host for an absolute target": (400, b"GET http://h/ HTTP/1.1\r\n\r\n"),
+    "a bad Host for an absolute target": (400, b"GET http://h/ HTTP/1.1\r\nHost: h/\r\n\r\n"),
+    "a scheme in Host": (400, b"GET / HTTP/1.1\r\nHost: http://h\r\n\r\n"),
+    "a blank in Host": (400, b"GET / HTTP/1.1\r\nHost: h x\r\n\r\n"),
+    "8 bits in Host": (400, b"GET / HTTP/1.1\r\nHost: \xe9\r\n\r\n"),
+    "a port alone in Host": (400, b"GET / HTTP/1.1\r\nHost: :80\r\n\r\n"),
+    "a signed port": (400, b"GET / HTTP/1.1\r\nHost: h:+80\r\n\r\n"),
+    "two ports": (400, b"GET / HTTP/1.1\r\nHost: h:80:80\r\n\r\n"),
+    "a port beyond all": (400, b"GET / HTTP/1.1\r\nHost: h:65536\r\n\r\n"),
+    "brackets around no address": (400, b"GET / HTTP/1.1\r\nHost: [:::]\r\n\r\n"),
+    "an address with a zone": (400, b"GET / HTTP/1.1\r\nHost: [fe80::1%25eth0]\r\n\r\n"),
     # The fields
     "no colon": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx\r\n\r\n"),
     "no name": (400, b"GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n"),
@@ -154,7 +226,18 @@ MALFORMED = {
     "NUL": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: \0\r\n\r\n"),
     "a control": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: \x1b[2J\r\n\r\n"),
     "DEL": (400, b"GET / HTTP/1.1\r\nHost: h\r\nx: \x7f\r\n\r\n"),
-    "another expectation": (417, b"GET / HTTP/1.1\r\nHost: h\r\nExpect: a miracle\r\n\r\n"),
+    "a tab before the colon": (400, field(b"x\t: y")),
+    "a bracket in the name": (400, field(b"x(: y")),
+    "a control in the name": (400, field(b"x\0: y")),
+    "a folded line with a tab": (400, field(b"x: y\r\n\tz")),
+    "a folded line that begins empty": (400, field(b"x:\r\n z")),
+    "two CRs": (400, field(b"x: y\r")),
+    "a CR for an empty line": (400, b"GET / HTTP/1.1\r\nHost: h\r\n\r\r\n\r\n"),
+    "a vertical tab": (400, field(b"x: \x0by")),
+    "another expectation": (417, field(b"Expect: a miracle")),
+    "an expectation twice": (417, field(b"Expect: 100-continue\r\nExpect: 100-continue")),
+    "an expectation with a parameter": (417, field(b"Expect: 100-continue;x=y")),
+    "one expectation too many": (417, field(b"Expect: 100-continue, x")),
     # The length
     "two lengths": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
     "one length twice": (
@@ -167,6 +250,22 @@ MALFORMED = {
     "a hexadecimal length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x1\r\n\r\n"),
     "an empty length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: \r\n\r\n"),
     "a superscript length": (400, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: \xb2\r\n\r\n"),
+    "a list that ends in nothing": (400, of_length(b"5,")),
+    "a list that begins with nothing": (400, of_length(b",5")),
+    "two numbers": (400, of_length(b"5 5")),
+    "a fraction": (400, of_length(b"5.0")),
+    "an exponent": (400, of_length(b"5e0")),
+    "a length with underscores": (400, of_length(b"0_5")),
+    "a length in quotes": (400, of_length(b'"5"')),
+    "a length with a parameter": (400, of_length(b"5;q=1")),
+    "a length in hexadecimal letters": (400, of_length(b"a")),
+    "a length in Arabic digits": (400, of_length("٥".encode())),
+    "a vertical tab before the length": (400, of_length(b"\x0b5")),
+    "a no-break space after the length": (400, of_length(b"5\xa0")),
+    "a folded length": (400, of_length(b"5\r\n 0")),
+    "a blank before the length's colon": (400, of_length(b"5").replace(b":", b" :")),
+    "two lengths in HTTP/1.0": (400, of_length(b"5\r\nContent-Length: 6").replace(b"/1.1", b"/1.0")),
+    "a length of many zeros": (413, of_length(b"0" * 18 + b"5")),
     "a long body": (413, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 67108865\r\n\r\n"),
     "an absurd length": (413, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"),
     "a length and chunks": (400, CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n"),
@@ -178,6 +277,23 @@ MALFORMED = {
     "no coding": (400, CHUNKED.replace(b"chunked", b"")),
     "gzip inside": (501, CHUNKED.replace(b"chunked", b"gzip, chunked")),
     "chunks in HTTP/1.0": (400, CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0")),
+    "chunked with a parameter": (400, coded(b"chunked;q=1")),
+    "chunked in quotes": (400, coded(b'"chunked"')),
+    "chunked twice in a list": (400, coded(b"chunked, chunked")),
+    "chunked twice without a comma": (400, coded(b"chunked chunked")),
+    "chunked and identity": (400, coded(b"chunked, identity")),
+    "chunked, then nothing": (400, coded(b"chunked,")),
+    "nothing, then chunked": (501, coded(b",chunked")),
+    "identity inside": (501, coded(b"identity, chunked")),
+    "two fields for two codings": (501, coded(b"gzip\r\ntransfer-encoding: chunked")),
+    "two fields, chunked first": (400, coded(b"chunked\r\nTransfer-encoding: x")),
+    "a field for nothing": (400, coded(b"chunked\r\nTransfer-encoding:")),
+    "a vertical tab before chunked": (400, coded(b"\x0bchunked")),
+    "a no-break space after chunked": (400, coded(b"chunked\xa0")),
+    "a folded coding": (400, coded(b"\r\n chunked")),
+    "a blank before the coding's colon": (400, coded(b"chunked").replace(b"g:", b"g :")),
+    "a length and another coding": (400, of_length(b"5\r\nTransfer-Encoding: identity")),
+    "a length and no coding": (400, of_length(b"5\r\nTransfer-Encoding:")),
     # The chunks
     "no size": (400, CHUNKED + b"\r\n"),
     "a negative size": (400, CHUNKED + b"-1\r\n"),
@@ -186,6 +302,23 @@ MALFORMED = {
     "a blank before the size": (400, CHUNKED + b" 5\r\n"),
     "a blank after the size": (400, CHUNKED + b"5 \r\n"),
     "a size that ends in LF": (400, CHUNKED + b"5\nhello\r\n"),
+    "a signed size": (400, CHUNKED + b"+5\r\nhello\r\n"),
+    "a signed last chunk": (400, CHUNKED + b"-0\r\n\r\n"),
+    "a tab after the size": (400, CHUNKED + b"5\t\r\nhello\r\n"),
+    "a size and a letter": (400, CHUNKED + b"5h\r\nhello\r\n"),
+    "a size of 16 digits": (400, CHUNKED + b"0000000000000005\r\nhello\r\n"),
+    "a size in full-width digits": (400, CHUNKED + "５\r\nhello\r\n".encode()),
+    "two CRs after the size": (400, CHUNKED + b"5\r\r\nhello\r\n"),
+    "a semicolon alone": (400, CHUNKED + b"5;\r\nhello\r\n"),
+    "two semicolons": (400, CHUNKED + b"5;;a\r\nhello\r\n"),
+    "an extension without a value": (400, CHUNKED + b"5;a=\r\nhello\r\n"),
+    "an extension without a name": (400, CHUNKED + b"5;=a\r\nhello\r\n"),
+    "an extension with an open quote": (400, CHUNKED + b'5;a="b\r\nhello\r\n'),
+    "an extension in two words": (400, CHUNKED + b"5;a b\r\nhello\r\n"),
+    "a blank after an extension": (400, CHUNKED + b"5;a \r\nhello\r\n"),
+    "a bare LF in an extension": (400, CHUNKED + b"5;a\nhello\r\n0\r\n\r\n"),
+    "a bare LF in a quoted extension": (400, CHUNKED + b'5;a="\n"\r\nhello\r\n0\r\n\r\n'),
+    "a bare CR in an extension": (400, CHUNKED + b"5;a\rb\r\nhello\r\n0\r\n\r\n"),
     "a control in an extension": (400, CHUNKED + b"5;\0\r\n"),
     "an endless extension": (400, CHUNKED + b"5;" + b"x" * 300),
     "an endless size": (400, CHUNKED + b"0" * 300),
@@ -193,6 +326,14 @@ MALFORMED = {
     "a size past the limit": (413, CHUNKED + b"4000001\r\n"),
     "a chunk that is longer than its size": (400, CHUNKED + b"2\r\nabc\r\n"),
     "a chunk that ends in LF": (400, CHUNKED + b"2\r\nab\n"),
+    "a chunk that ends in CR": (400, CHUNKED + b"2\r\nab\r0\r\n\r\n"),
+    "a chunk that does not end": (400, CHUNKED + b"2\r\nab0\r\n\r\n"),
+    "a blank after a chunk": (400, CHUNKED + b"2\r\nab \r\n0\r\n\r\n"),
+    "a chunk in a row of LFs": (400, CHUNKED + b"2\nab\n0\n\n"),
+    "a trailer with a control": (400, CHUNKED + b"0\r\nx: \0\r\n\r\n"),
+    "a trailer with a blank before the colon": (400, CHUNKED + b"0\r\nx : y\r\n\r\n"),
+    "a trailer with a bare CR": (400, CHUNKED + b"0\r\nx: y\rz\r\n\r\n"),
+    "a trailer that ends in LF": (400, CHUNKED + b"0\r\nx: y\n\r\n"),
     "a malformed trailer": (400, CHUNKED + b"0\r\nx\r\n\r\n"),
     "a folded trailer": (400, CHUNKED + b"0\r\n x: y\r\n\r\n"),
     "trailers that end in LF": (400, CHUNKED + b"0\r\n\n"),
@@ -200,6 +341,8 @@ MALFORMED = {
     "a long line": (431, b"GET /" + b"x" * 65536),
     "a long head": (431, b"GET / HTTP/1.1\r\nHost: h\r\nx: " + b"x" * 65536),
     "many fields": (431, b"GET / HTTP/1.1\r\nHost: h\r\n" + b"x: y\r\n" * 11000 + b"\r\n"),
+    "one field too many": (431, field(b"\r\n".join([b"x:"] * 1000))),
+    "long extensions": (431, CHUNKED + (b"1;" + b"x" * 200 + b"\r\ny\r\n") * 330),
     "long trailers": (431, CHUNKED + b"0\r\n" + b"x: y\r\n" * 11000),
     "a long trailer": (431, CHUNKED + b"0\r\nx: " + b"y" * 65536),
 }
@@ -207,13 +350,129 @@ MALFORMED = {
 
 @pytest.mark.parametrize(("status", "data"), MALFORMED.values(), ids=MALFORMED)
 def test_what_is_malformed_is_refused_with_its_status_at_any_split(status: int, data: bytes):
-    for pieces in ([data], [GET + data], [data + GET], one_by_one(data), one_by_one(GET + data)):
+    rubbish = data + b"\0\xff\r\n"
+    for pieces in ([data], [GET + data], [data + GET], [rubbish], one_by_one(data), one_by_one(GET + data)):
         *good, last = parsed(*pieces)
         assert isinstance(last, Refusal), pieces[0][:80]
         assert last.status == status, last
         assert last.why
         assert last.why.isprintable()
         assert len(good) == b"".join(pieces).startswith(GET)
+
+
+def request(method: str = "GET", url: str = "http://h/", body: bytes = b"") -> tuple[str, str, bytes]:
+    return method, url, body
+
+
+UNDERSTOOD = {
+    # The line
+    "an empty line first": (request(), b"\r\n" + GET),
+    "a thousand empty lines first": (request(), b"\r\n" * 1000 + GET),
+    "a method of 32 letters": (request("A" * 32), GET.replace(b"GET", b"A" * 32)),
+    "a long target": (request(url="http://h/" + "x" * 60000), GET.replace(b"/ ", b"/" + b"x" * 60000 + b" ")),
+    "a query with marks": (
+        request(url="http://h/?a=/?:@[]{}|\\^`\"<>'"),
+        GET.replace(b"/ ", b"/?a=/?:@[]{}|\\^`\"<>' "),
+    ),
+    "two slashes": (request(url="http://h//x@y:1/"), GET.replace(b"/ ", b"//x@y:1/ ")),
+    "an asterisk": (request("OPTIONS", "http://h"), GET.replace(b"GET /", b"OPTIONS *")),
+    "a url of another host": (
+        request(url="https://x.example:81/y?z"),
+        GET.replace(b"/ ", b"https://x.example:81/y?z "),
+    ),
+    "a url without a path": (request(url="http://x/"), GET.replace(b"/ ", b"http://x ")),
+    "a url with an empty port": (request(url="http://x:/"), GET.replace(b"/ ", b"http://x:/ ")),
+    "a url with an @ behind the host": (request(url="http://x?@y"), GET.replace(b"/ ", b"http://x?@y ")),
+    "a url with an address": (request(url="http://[::1]:1/"), GET.replace(b"/ ", b"http://[::1]:1/ ")),
+    # The host
+    "an address": (request(url="http://[2001:db8::1.2.3.4]/"), GET.replace(b": h", b": [2001:db8::1.2.3.4]")),
+    "a port": (request(url="http://h:65535/"), GET.replace(b": h", b": h:65535")),
+    "an empty Host": (request(url=f"http://{HOST}/"), GET.replace(b": h", b":")),
+    "no Host in HTTP/1.0": (request(url=f"http://{HOST}/"), b"GET / HTTP/1.0\r\n\r\n"),
+    # The fields
+    "8 bits in a value": (request(), field(b"x: \xff\x80")),
+    "a tab in a value": (request(), field(b"x:\ty\tz\t")),
+    "an empty value": (request(), field(b"x:")),
+    "a colon in a value": (request(), field(b"x::: y: z")),
+    "as many fields as there may be": (request(), field(b"\r\n".join([b"x:"] * 999))),
+    "an upgrade to HTTP/2": (
+        request(),
+        field(b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: "),
+    ),
+    "an upgrade to WebSocket": (request(), field(b"Connection: upgrade\r\nUpgrade: websocket")),
+    "an expectation in HTTP/1.0": (request(), field(b"Expect: a miracle").replace(b"/1.1", b"/1.0")),
+    "no expectation": (request(), field(b"Expect:")),
+    # The length
+    "a length": (request("POST", body=b"hello"), of_length(b"5")),
+    "a length with zeros": (request("POST", body=b"hello"), of_length(b"0" * 17 + b"5")),
+    "a length with blanks": (request("POST", body=b"hello"), of_length(b" \t 5 \t ")),
+    "a length for GET": (request(body=b"hello"), of_length(b"5").replace(b"POST", b"GET")),
+    "a length in HTTP/1.0": (request("POST", body=b"hello"), of_length(b"5").replace(b"/1.1", b"/1.0")),
+    "a length of nothing": (request(), field(b"Content-Length: 0")),
+    "almost a length": (request(), field(b"Content_Length: 5\r\nX-Content-Length: 6\r\nContent-Lengths: 7")),
+    "a request in a body": (request("POST", body=GET), of_length(b"%d" % len(GET))[:-5] + GET),
+    # The chunks
+    "chunks": (request("POST", body=b"hello"), CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"),
+    "no chunks": (request("POST"), CHUNKED + b"0\r\n\r\n"),
+    "chunked in other letters": (request("POST"), coded(b"cHuNkEd")),
+    "chunked between tabs": (request("POST"), coded(b"\tchunked\t")),
+    "sizes with zeros": (
+        request("POST", body=b"hello"),
+        CHUNKED + b"000000000000005\r\nhello\r\n000\r\n\r\n",
+    ),
+    "extensions": (
+        request("POST", body=b"hello"),
+        CHUNKED + b'5;a;b=c ;\td = "\xff\\"\t;"\r\nhello\r\n0;last\r\n\r\n',
+    ),
+    "trailers that must not be": (
+        request("POST", body=b"hi"),
+        CHUNKED + b"2\r\nhi\r\n0\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\nHost: x\r\n\r\n",
+    ),
+    "a request in a chunk": (request("POST", body=GET), CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(GET), GET)),
+    "CRLFs in a chunk": (
+        request("POST", body=b"\r\n0\r\n\r\n"),
+        CHUNKED + b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("expected", "data"), UNDERSTOOD.values(), ids=UNDERSTOOD)
+def test_what_is_unusual_and_well_formed_is_understood_at_any_split(
+    expected: tuple[str, str, bytes], data: bytes
+):
+    for pieces in ([data], [data, data], [data + data], one_by_one(data), [data + b"\0 rubbish"]):
+        *good, last = parsed(*pieces, b"\0 rubbish")
+        assert isinstance(last, Refusal)
+        assert last.status == 400
+        assert len(good) == b"".join(pieces).count(data)
+        for incoming in good:
+            assert isinstance(incoming, Incoming)
+            assert (incoming.request.method, incoming.request.url, incoming.request.body) == expected
+            assert urlsplit(incoming.request.url).port != 0  # it can be taken apart
+
+
+def test_a_trailer_is_no_field():
+    (incoming,) = parsed(CHUNKED + b"0\r\nx: y\r\n\r\n")
+    assert isinstance(incoming, Incoming)
+    assert incoming.request.headers == (("Host", "h"), ("Transfer-Encoding", "chunked"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Authorization : sk-1",
+        b"Authorization\r\n: sk-1",
+        b"x: y\r\n sk-1",
+        b"key: sk-1\r",
+        b"key: sk-1\0",
+        b"sk-1 ",
+    ],
+)
+def test_what_a_field_holds_is_never_told(line: bytes):
+    (refusal,) = parsed(field(line))
+    assert isinstance(refusal, Refusal)
+    assert "sk-1" not in refusal.why
+    assert "line " in refusal.why
 
 
 def test_nothing_is_understood_after_a_refusal():
@@ -334,6 +593,67 @@ def test_a_long_body_in_small_pieces_takes_linear_time():
     assert time.process_time() - began < 2  # quadratic: 20 and more
 
 
+@pytest.mark.parametrize(
+    ("begin", "unit"),
+    [
+        (b"GET /", b"x"),
+        (GET[:-2] + b"x: ", b"y"),
+        (GET[:-2], b"x: y\r\n"),
+        (b"", b"\r\n"),
+        (CHUNKED + b"1fffff\r\n", b"x"),
+        (CHUNKED, b"8\r\nabcdefgh\r\n"),
+        (CHUNKED, b"1;a=b\r\nx\r\n"),
+        (CHUNKED + b"0\r\nx: ", b"y"),
+        (CHUNKED + b"0\r\n", b"x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n"),
+    ],
+)
+def test_small_pieces_of_anything_take_linear_time(begin: bytes, unit: bytes):
+    size = 1024 * 1024
+    data = begin + unit * (size // len(unit))
+    parser = RequestParser(max_head=2 * size, max_body=2 * size)
+    began = time.process_time()
+    events = [event for n in range(0, len(data), 64) for event in parser.feed(data[n : n + 64])]
+    assert time.process_time() - began < 2  # quadratic: 8 and more
+    assert events == []
+
+
+ENDLESS = {
+    "target": (b"GET /", b"x"),
+    "field": (GET[:-2] + b"x: ", b"y"),
+    "fields": (GET[:-2], b"x: y\r\n"),
+    "empty lines": (b"", b"\r\n"),
+    "body": (of_length(b"32768"), b"x"),
+    "chunk": (CHUNKED + b"8000\r\n", b"x"),
+    "chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "size": (CHUNKED, b"0"),
+    "extension": (CHUNKED + b"1;", b"x"),
+    "extensions": (CHUNKED, b"1;a=b\r\nx\r\n"),
+    "trailer": (CHUNKED + b"0\r\nx: ", b"y"),
+    "trailers": (CHUNKED + b"0\r\n", b"x: y\r\n"),
+    "requests": (b"", GET),
+    "requests with bodies": (b"", of_length(b"5")),
+    "requests with chunks": (b"", CHUNKED + b"0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("begin", "unit"), ENDLESS.values(), ids=ENDLESS)
+def test_whatever_comes_memory_has_a_bound(begin: bytes, unit: bytes):
+    max_head, max_body, piece = 8 * 1024, 32 * 1024, 4 * 1024
+    unit *= -(-piece // len(unit))
+    parser = RequestParser(max_head=max_head, max_body=max_body)
+    tracemalloc.start()
+    try:
+        parser.feed(begin)
+        for _ in range(50):
+            parser.feed(unit)
+        parser.feed(b"\0")
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * (max_head + max_body)  # a body is copied once
+    assert left < 4 * 1024
+
+
 @pytest.mark.parametrize("line", [b"x" * 60000, b"x: " + b" " * 60000, b"x: " + b"\t" * 60000 + b"\0"])
 def test_hostile_lines_take_linear_time(line: bytes):
     sent = b"GET / HTTP/1.1\r\nHost: h\r\n" + line + b"\r\n\r\n"
@@ -341,6 +661,29 @@ def test_hostile_lines_take_linear_time(line: bytes):
     (event,) = parsed(sent)
     assert time.process_time() - began < 2  # quadratic: 20 and more
     assert isinstance(event, Refusal) == (b": " not in line or b"\0" in line)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GET.replace(b": h", b": " + b"a" * 60000 + b"%"),
+        GET.replace(b": h", b": " + b"%41" * 20000 + b"%"),
+        GET.replace(b": h", b": [" + b":" * 60000 + b"]"),
+        GET.replace(b"/ ", b"http://" + b"a" * 60000 + b"@ "),
+        coded(b"," * 60000),
+        coded(b" " * 60000),
+        of_length(b"1," * 30000),
+        field(b"Connection: " + b" ," * 30000 + b"\r\nExpect: " + b"," * 1000),
+        *[
+            CHUNKED + b"1" + (unit * 250)[:250] + b"\r\n"
+            for unit in (b"\t", b" ;", b';a="\\"', b"; a = ", b";a=b ", b'\\"')
+        ],
+    ],
+)
+def test_hostile_values_take_linear_time(data: bytes):
+    began = time.process_time()
+    assert isinstance(parsed(data)[-1], Refusal)
+    assert time.process_time() - began < 1  # quadratic: 10 and more
 
 
 # Replies
@@ -440,7 +783,7 @@ def test_a_stream_that_breaks_has_no_last_chunk(kind: str, stop: str):
     [*STOPS.items(), *[(kind, "reset") for kind in ("refused", "unresolved", "tls", "unreachable")]],
 )
 def test_an_answer_without_a_head_is_nothing_and_a_stop(kind: str, stop: str):
-    assert schedule(Reply.no_answer(kind, at=0.5)) == ((), stop, 0.5)
+    assert schedule(Reply.no_answer(kind, at=0.5)) == ((), stop, 0.5, ())
 
 
 def test_a_head_and_chunks_that_are_due_together_leave_together():
@@ -448,6 +791,20 @@ def test_a_head_and_chunks_that_are_due_together_leave_together():
         (0, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n"),
         (1, b"1\r\nc\r\n0\r\n\r\n"),
     )
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": "3"}, {"connection": "close"}])
+def test_a_schedule_knows_where_its_head_and_each_of_its_chunks_end(headers: dict[str, str]):
+    plan = schedule(Reply.of("a", b"", wait(1), "bc", headers=headers))
+    data = b"".join([data for _, data in plan.steps])
+    assert data[: plan.ends[0]].endswith(b"\r\n\r\n")
+    parts = [data[begin:end] for begin, end in itertools.pairwise(plan.ends)]
+    assert parts == ([b"a", b"bc"] if headers else [b"1\r\na\r\n", b"2\r\nbc\r\n"])
+
+
+def test_the_servers_own_fields_give_way_to_the_replys():
+    reply = Reply.of("a", headers={"Vary": "mine"})
+    assert b"\r\nVary: mine\r\nx: 1\r\n" in sent(reply, added=Headers([("vary", "Origin"), ("x", "1")]))
 
 
 def with_data(kind: str, data: bytes, **headers: str) -> Reply:
@@ -479,9 +836,19 @@ def test_a_content_length_is_sent_as_it_is_and_only_a_right_one_keeps_the_connec
     assert plan.stop == stop
 
 
-def test_two_content_lengths_are_sent_as_they_are_and_end_the_connection():
-    reply = Reply.of("abc", headers=[("content-length", "3"), ("content-length", "4")])
-    assert sent(reply) == b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc"
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ([("content-length", "3"), ("content-length", "4")], b"abc"),
+        ([("content-length", "3"), ("Content-Length", "3")], b"abc"),
+        ([("content-length", "3, 3")], b"abc"),
+        ([("content-length", "3"), ("transfer-encoding", "chunked")], b"3\r\nabc\r\n0\r\n\r\n"),
+    ],
+)
+def test_two_lengths_are_sent_as_they_are_and_end_the_connection(fields: list[tuple[str, str]], body: bytes):
+    reply = Reply.of("abc", headers=fields)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    assert sent(reply) == f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode() + body
     assert schedule(reply).stop == "close"
 
 
@@ -510,7 +877,7 @@ def test_an_answer_to_head_is_the_head_as_it_is():
     for headers in ({"content-length": "7"}, {"Transfer-Encoding": "chunked"}):
         plan = schedule(Reply.of("abc", headers=headers), method="HEAD")
         ((name, value),) = headers.items()
-        assert plan == (((0, f"HTTP/1.1 200 OK\r\n{name}: {value}\r\n\r\n".encode()),), "keep", 0)
+        assert plan == (((0, f"HTTP/1.1 200 OK\r\n{name}: {value}\r\n\r\n".encode()),), "keep", 0, ())
 
 
 DRESSED = {"Date": "D", "Connection": "keep-alive", "Keep-Alive": "timeout=5", "Transfer-Encoding": "chunked"}
@@ -542,6 +909,37 @@ def test_text_that_breaks_its_line_is_not_sent(bad: str):
             schedule(reply)
 
 
+WORDS = st.text(max_size=9) | st.text("\r\n\0: \tab\x0b\x0c\x1c\x85\u2028", max_size=9)
+
+
+@given(WORDS, st.lists(st.tuples(WORDS | st.just("x"), WORDS), max_size=4), st.booleans())
+def test_no_recording_says_more_than_its_fields(reason: str, fields: list[tuple[str, str]], keep_alive: bool):
+    """Whatever a recording holds: what comes out is its lines, or nothing."""
+    try:
+        text = sent(Reply.of("", reason=reason, headers=fields), keep_alive=keep_alive)
+    except ValueError:
+        return
+    said, _, rest = text.decode("latin-1").partition("\r\n\r\n")
+    line, *lines = said.split("\r\n")
+    assert line == f"HTTP/1.1 200 {reason}"
+    assert lines[: len(fields)] == [f"{name}: {value}" for name, value in fields]
+    assert lines[len(fields) :] in ([], ["Transfer-Encoding: chunked"])
+    assert not set("\r\n\0") & set("".join([line, *lines]))
+    assert rest in ("", "0\r\n\r\n")
+    if reason.isprintable():  # some controls are blanks for http.client, and an empty reason then
+        response, body = read_by_http_client(text)
+        assert [name for name, _ in response.getheaders()] == [line.partition(":")[0] for line in lines]
+        assert body == b""
+
+
+def test_many_chunks_and_many_fields_take_linear_time():
+    began = time.process_time()
+    reply = Reply.of(*[b"x"] * 100_000, headers=[("x", "y")] * 10_000).pace(0.001)
+    plan = schedule(reply, version="1.1", keep_alive=False, added=Headers([("z", "1")]))
+    assert time.process_time() - began < 3  # quadratic: 100 and more
+    assert len(plan.steps) == len(plan.ends) - 1 == 100_000
+
+
 def test_the_bytes_of_a_reply_are_made_once():
     schedules = Schedules()
     reply = Reply.of("a", wait(1), "b")
@@ -553,7 +951,7 @@ def test_the_bytes_of_a_reply_are_made_once():
 
 
 def test_bytes_past_the_limit_are_forgotten_oldest_first():
-    schedules = Schedules(max_bytes=3000)
+    schedules = Schedules(max_bytes=4000)
     asked = {"method": "GET", "version": "1.1", "keep_alive": True}
     replies = [Reply.of("x" * 100), Reply.of("y" * 100), Reply.of("z" * 100), Reply.of("!" * 5000)]
     made = [schedules.of(reply, **asked) for reply in replies[:2]]
@@ -562,6 +960,20 @@ def test_bytes_past_the_limit_are_forgotten_oldest_first():
     assert schedules.of(replies[0], **asked) is not made[0]
     huge = schedules.of(replies[3], **asked)
     assert schedules.of(replies[3], **asked) is not huge
+
+
+@pytest.mark.parametrize("parts", [[b"x"] * 100, [b"x" * 1000]])
+def test_replies_that_nobody_else_keeps_count_too(parts: list[bytes]):
+    schedules = Schedules(max_bytes=100_000)
+    tracemalloc.start()
+    try:
+        for n in range(100):
+            made = Reply.of(*[bytes(part) + b"%d" % n for part in parts]).pace(0.1)
+            schedules.of(made, method="GET", version="1.1", keep_alive=True)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 30_000 < held < 150_000
 
 
 def test_the_json_of_a_request_is_at_hand():
