@@ -8,8 +8,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # type checkers know the name; `typing` takes longer to import than all that is here
 if TYPE_CHECKING:
+    from aivvm_testing import faults as faults
     from aivvm_testing import fixtures as fixtures
     from aivvm_testing import strategies as strategies
+    from aivvm_testing.call import Call as Call
     from aivvm_testing.clock import SystemClock as SystemClock
     from aivvm_testing.clock import VirtualClock as VirtualClock
     from aivvm_testing.errors import CorruptRecording as CorruptRecording
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from aivvm_testing.record.transport import RecordingTransport as RecordingTransport
     from aivvm_testing.recording import Exchange as Exchange
     from aivvm_testing.recording import Recording as Recording
+    from aivvm_testing.replay.responses import ReplyResponse as ReplyResponse
     from aivvm_testing.reply import Chunk as Chunk
     from aivvm_testing.reply import Ending as Ending
     from aivvm_testing.reply import Head as Head
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from aivvm_testing.reply import wait as wait
 
 _HOMES = {
+    "aivvm_testing.call": ("Call",),
     "aivvm_testing.clock": ("SystemClock", "VirtualClock"),
     "aivvm_testing.errors": (
         "CorruptRecording",
@@ -41,9 +45,10 @@ _HOMES = {
     "aivvm_testing.fake": ("FakeAivvm",),
     "aivvm_testing.record.transport": ("RecordingTransport",),
     "aivvm_testing.recording": ("Exchange", "Recording"),
+    "aivvm_testing.replay.responses": ("ReplyResponse",),
     "aivvm_testing.reply": ("Chunk", "Ending", "Head", "Reply", "wait"),
 }
-_MODULES = ("fixtures", "strategies")
+_MODULES = ("faults", "fixtures", "strategies")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_MODULES])

@@ -1,7 +1,8 @@
 """The `aivvm-testing` command: one function per verb, each of which prints and returns an exit status.
 
 Status 0: done. 1: a finding, or a file that cannot be used. 2: misuse. 130: Ctrl-C. 141: nobody reads the output any
-more. What comes from recordings is foreign text, so all of it passes through `printable` on its way to the screen.
+more. What comes from recordings and clients is foreign text: on its way out all of it passes through `printable`, or is
+JSON, which is ASCII here.
 """
 
 from __future__ import annotations
@@ -10,22 +11,35 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from errno import ENOENT
+from queue import Empty, SimpleQueue
+from socket import gaierror
 from typing import Any
 
 from aivvm import __version__
 from aivvm.errors import AivvmError
-from aivvm.terminal import printable
+from aivvm.terminal import one_line, printable
 from aivvm.transport import Request
+from aivvm_testing import faults
+from aivvm_testing.call import Call, Outcome
+from aivvm_testing.clock import Clock
 from aivvm_testing.errors import SetupFailure
+from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.matching import Matcher, describe
 from aivvm_testing.recording import Exchange, Recording
-from aivvm_testing.reply import Chunk, Reply
+from aivvm_testing.redaction import redact_request
+from aivvm_testing.reply import Chunk
+from aivvm_testing.service import is_models
 
 _SHOWN_BYTES = 48
+_MOST_WAITING = 1000  # lines that `serve` keeps for whoever reads its output
+_PATIENCE = 1.0  # seconds; where a wait cannot be interrupted, as on Windows, Ctrl-C is seen that late
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has gone; Python must not try again to flush it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fall_silent()
         return 141
     except KeyboardInterrupt:
+        _fall_silent()
         return 130
     except (SetupFailure, AivvmError, OSError) as error:
         print(f"aivvm-testing: {printable(str(error))}", file=sys.stderr)
@@ -50,24 +64,92 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _fall_silent() -> None:
+    """For when whoever reads our output has gone, or does not read: Python must not flush the rest of it at exit."""
+    with suppress(OSError, ValueError):  # the output is no file, or closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="aivvm-testing", description="Record, replay and break streamed answers, exactly."
+        prog="aivvm-testing",
+        description="Record, replay and break streamed answers, exactly.",
+        epilog="Exit status: 0 done, 1 a finding or a file that cannot be used, 2 misuse. "
+        "`aivvm-testing VERB --help` tells more about each.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
 
-    demo = verbs.add_parser("demo", help="serve a real session, record it, replay it, and prove them equal")
+    demo = verbs.add_parser(
+        "demo",
+        help="serve a real session, record it, replay it, and prove them equal",
+        description="Serves a real session on loopback, shows it as it streams, records it, replays the "
+        "recording twice, and proves chunk by chunk that nothing was changed. Takes seconds, and needs no network.",
+    )
     demo.add_argument("--out", metavar="FILE", help="where to record (default: a new temporary folder)")
     demo.add_argument("--json", action="store_true", help="print the proofs as JSON, and nothing else")
     demo.set_defaults(run=_demo)
 
-    serve = verbs.add_parser("serve", help="a fake Aivvm server on loopback, until Ctrl-C")
-    serve.add_argument("recording", nargs="?", help="a file or a shipped name to replay; an echo without it")
-    serve.add_argument("--port", type=_port, default=0, help="default: a free one")
-    serve.add_argument(
-        "--speed", type=_speed, default=1.0, help="1 as recorded (default), 2 twice as fast, 0 no gaps"
+    _add_serve(verbs)
+
+    replay = verbs.add_parser(
+        "replay",
+        help="print a recorded session's answers, as they came",
+        description="Prints each answer of a recording as it streamed, and how it ended.",
     )
+    replay.add_argument("recording", metavar="RECORDING", help="a file, or the name of a shipped recording")
+    _add_speed(replay)
+    replay.set_defaults(run=_replay)
+
+    show = verbs.add_parser(
+        "show",
+        help="what a recording holds, chunk by chunk",
+        description="Lists what a recording holds: each request, and of its answer each chunk with its moment, "
+        "its size and its beginning, and how it ended.",
+    )
+    show.add_argument(
+        "recording", metavar="RECORDING", nargs="?", help="a file, or the name of a shipped recording"
+    )
+    show.add_argument("--list", action="store_true", help="the names of the shipped ones, with their notes")
+    show.add_argument("--json", action="store_true", help="as JSON, for programs")
+    show.set_defaults(run=_show)
+    return parser
+
+
+def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = verbs.add_parser(
+        "serve",
+        help="a fake Aivvm server for any client, until Ctrl-C",
+        description="A fake Aivvm server on loopback, for any client in any language. It answers from RECORDING, "
+        "else with --reply, else with an echo of the last user message. It runs until Ctrl-C or SIGTERM, prints "
+        "where it listens, then a line for each request. Exit status: 0, or 1 if there was no answer to a request, "
+        "such as one that is not in the recording (the client is told why, with status 501); 2 for misuse.",
+        epilog="With --json each line is an object: first an 'event' of 'listening', with 'url', 'host', 'port' and "
+        "'pid'; a 'request' when its answer is over, with 'method', 'url', 'status', 'ending', 'outcome' (played; "
+        "closed by the client, or by the end of the server, before that; unmatched) and how much was taken; a "
+        "'failure' with its 'error'; at the end a 'summary'. "
+        f"Faults: {', '.join(faults.CATALOGUE)}.",
+    )
+    serve.add_argument(
+        "recording",
+        metavar="RECORDING",
+        nargs="?",
+        help="a file, or the name of a shipped recording, to answer from",
+    )
+    serve.add_argument(
+        "--reply",
+        metavar="TEXT",
+        help="answer every chat with this text; with RECORDING, those it does not hold",
+    )
+    serve.add_argument(
+        "--fault",
+        metavar="CODE",
+        type=_fault,
+        action="append",
+        default=[],
+        help="do this to every answer but the list of models, such as 'cut(after=3)' or 'slow_drip(0.05) | reset'; may be repeated",
+    )
+    _add_speed(serve)
     serve.add_argument(
         "--match-on",
         type=_criteria,
@@ -75,21 +157,32 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="what a request must share with a recorded one, such as method,path (default: method,path,json)",
     )
+    serve.add_argument(
+        "--cors",
+        metavar="ORIGIN",
+        nargs="?",
+        type=_origin,
+        const=True,
+        default=False,
+        help="let web pages of this origin, such as http://localhost:3000, read the answers; of any, without ORIGIN",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=0, help="default: a free one")
+    serve.add_argument(
+        "--allow-remote", action="store_true", help="allow a --host that other machines can reach"
+    )
+    serve.add_argument("--json", action="store_true", help="print a JSON object a line, for programs")
     serve.set_defaults(run=_serve)
 
-    replay = verbs.add_parser("replay", help="print a recorded session's answers, as they came")
-    replay.add_argument("recording", help="a file, or the name of a shipped one")
-    replay.add_argument(
-        "--speed", type=_speed, default=1.0, help="1 as recorded (default), 2 twice as fast, 0 no gaps"
-    )
-    replay.set_defaults(run=_replay)
 
-    show = verbs.add_parser("show", help="what a recording holds, chunk by chunk")
-    show.add_argument("recording", nargs="?", help="a file, or the name of a shipped one")
-    show.add_argument("--list", action="store_true", help="the names of the shipped ones, with their notes")
-    show.add_argument("--json", action="store_true", help="as JSON, for programs")
-    show.set_defaults(run=_show)
-    return parser
+def _add_speed(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--speed",
+        metavar="FACTOR",
+        type=_speed,
+        default=1.0,
+        help="1 as recorded (default), 2 twice as fast, 0 no gaps",
+    )
 
 
 def _port(value: str) -> int:
@@ -118,6 +211,21 @@ def _criteria(value: str) -> tuple[str, ...]:
     return names
 
 
+def _fault(value: str) -> faults.Fault:
+    try:
+        return faults.parse(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _origin(value: str) -> str:
+    if "://" not in value:
+        raise argparse.ArgumentTypeError(
+            f"an origin is written as http://localhost:3000, but got {value} (a RECORDING comes before --cors)"
+        )
+    return value
+
+
 def _demo(options: argparse.Namespace) -> int:
     from aivvm_testing.demo import run
 
@@ -125,43 +233,181 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from aivvm_testing.clock import SystemClock
-    from aivvm_testing.errors import UnmatchedRequest
-    from aivvm_testing.fake import FakeAivvm
-
-    class Talking(FakeAivvm):
-        """Says what it was asked, and remembers no more than it needs to."""
-
-        count = 0
-
-        def answer(self, request: Request) -> Reply:
-            self.count += 1
-            self.requests.clear()
-            try:
-                reply = super().answer(request)
-            except UnmatchedRequest as error:
-                print(printable(str(error)), flush=True)
-                raise
-            print(f"{describe(request)} -> {reply.status or 'no head'}, {reply.ending.kind}", flush=True)
-            return reply
-
     if options.recording is None:
-        fake = Talking()
+        fake = _Served()
     else:
         recording = _recording(options.recording)
-        fake = Talking.replaying(recording, match_on=options.match_on, speed=options.speed)
-    server = fake.server(port=options.port)
-    server.start()
+        fake = _Served.replaying(recording, match_on=options.match_on, speed=options.speed)
+    fake.as_json = options.json
+    for fault in options.fault:
+        # The list of models is left whole: without it no page gets as far as an answer.
+        fake.on(lambda request: not is_models(request)).fault(fault, forever=True)
+    if options.reply is not None:
+        fake.reply(options.reply, forever=True)
     try:
-        what = printable(options.recording or "an echo")
-        print(f"serving {what} at {server.url} (Ctrl-C stops)", flush=True)
-        with SystemClock().exchange() as timer:
-            timer.wait_until(float("inf"))
-    except KeyboardInterrupt:
-        print(f"\n{fake.count} request{'' if fake.count == 1 else 's'} came", flush=True)
-    finally:
-        server.stop()
+        server = fake.server(
+            host=options.host, port=options.port, cors=options.cors, allow_remote=options.allow_remote
+        )
+    except ValueError as error:
+        message = str(error).replace("allow_remote=True", "--allow-remote")
+        print(f"aivvm-testing serve: {printable(message)}", file=sys.stderr)
+        return 2
+    except gaierror as error:
+        raise OSError(f"no address of --host {options.host}: {error.strerror}") from error
+    what = one_line(options.recording or ("an echo" if options.reply is None else "a reply"))
+    with _first_signal(fake.no_more):
+        server.start()
+        try:
+            where = _event("listening", url=server.url, host=options.host, port=server.port, pid=os.getpid())
+            print(where if options.json else f"serving {what} at {server.url} (Ctrl-C stops)", flush=True)
+            fake.print_lines()
+        finally:
+            server.stop()
+        fake.say_how_many()
+        fake.no_more()
+        fake.print_lines()
+    if fake.failure is not None:
+        raise fake.failure
     return 0
+
+
+@contextmanager
+def _first_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Within it, the first SIGINT or SIGTERM calls `stop`; another one is a `KeyboardInterrupt`."""
+
+    def on_signal(number: int, frame: object) -> None:
+        for one in before:
+            signal.signal(one, signal.default_int_handler)
+        stop()
+
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for one in before:
+            signal.signal(one, on_signal)
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+class _Served(FakeAivvm):
+    """The fake behind `serve`: says what happens to it, and remembers no more than it needs for that.
+
+    It is asked in the server's thread, which must not wait for whoever reads the output. So lines wait in a queue;
+    where that is full they are dropped, and counted.
+    """
+
+    as_json = False
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        super().__init__(clock=clock)
+        self.failure: SetupFailure | None = None  # the first
+        self._last_failure: SetupFailure | None = None
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._dropped = 0
+        self._requests = 0
+        self._outcomes: Counter[Outcome] = Counter()
+
+    def answer(self, request: Request) -> Call:
+        self.calls.clear()
+        self._requests += 1
+        try:
+            call = super().answer(request)
+        except SetupFailure:
+            self._over(self.calls[-1])
+            raise
+        assert call.reply is not None
+        if not self.as_json:
+            how = f"{call.reply.status or 'no head'}, {call.reply.ending.kind}"
+            self._say(f"{describe(request)} -> {how}")
+        return _ServedCall(call, self._over)
+
+    def refuses_next(self) -> bool:
+        """Never: nobody could tell the server to listen again. Who asks for a refused connection meets a reset."""
+        return False
+
+    def failed(self, error: SetupFailure) -> None:
+        super().failed(error)
+        if error is not self._last_failure:  # it is told by whoever finds it, and once more by the server
+            self._last_failure = error
+            self.failure = self.failure or error
+            text = str(error)
+            self._say(_event("failure", error=text) if self.as_json else printable(text))
+
+    def _over(self, call: Call) -> None:
+        self._outcomes[call.outcome] += 1
+        reply = call.reply
+        chunks = 0 if reply is None else len(reply.chunks)
+        if self.as_json:
+            request = redact_request(call.request)
+            line = _event(
+                "request",
+                method=request.method,
+                url=request.url,
+                status=None if reply is None else reply.status,
+                ending=None if reply is None else reply.ending.kind,
+                outcome=call.outcome,
+                chunks=chunks,
+                chunks_taken=call.chunks_taken,
+                bytes_taken=call.bytes_taken,
+                lasted=call.lasted,
+            )
+            self._say(line)
+        elif call.closed:
+            self._say(f"  given up after {call.chunks_taken} of {chunks} chunks")
+
+    def _say(self, line: str) -> None:
+        if self._lines.qsize() < _MOST_WAITING:
+            self._lines.put(line)
+        else:
+            self._dropped += 1
+
+    # For the thread that prints
+
+    def say_how_many(self) -> None:
+        """Says it whatever is waiting to be printed."""
+        outcomes = {name: self._outcomes[name] for name in ("played", "closed", "unmatched")}
+        if self.as_json:
+            line = _event("summary", requests=self._requests, **outcomes, lines_dropped=self._dropped)
+        else:
+            line = f"\n{self._requests} request{'' if self._requests == 1 else 's'} came"
+            line += f", {outcomes['unmatched']} unmatched" if outcomes["unmatched"] else ""
+            line += f" ({self._dropped} lines dropped: nobody read them)" if self._dropped else ""
+        self._lines.put(line)
+
+    def no_more(self) -> None:
+        """Lets `print_lines` return once it has printed what was said before. Safe in a signal handler."""
+        self._lines.put(None)
+
+    def print_lines(self) -> None:
+        """Prints each line when it is said."""
+        while True:
+            with suppress(Empty):
+                line = self._lines.get(timeout=_PATIENCE)
+                if line is None:
+                    return
+                print(line, flush=True)
+
+
+def _event(kind: str, **facts: object) -> str:
+    # ASCII, of which DEL alone could do harm on a screen.
+    return json.dumps({"event": kind, **facts}).replace("\x7f", "\\u007f")
+
+
+class _ServedCall(Call):
+    """A call that tells when it is over."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, call: Call, tell: Callable[[Call], None]) -> None:
+        super().__init__(call.request, call.reply, at=call.at, faults=call.faults)
+        self._tell = tell
+
+    def over(self, outcome: Outcome, lasted: float) -> None:
+        was_open = self.outcome == "open"
+        super().over(outcome, lasted)
+        if was_open:
+            self._tell(self)
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -1,12 +1,16 @@
 """The fake: answers requests from an echo, from scripted replies or from a recording, and remembers what it was asked.
 
-It decides *what* is answered; the doors (`transport`, `server`) carry the answer to a client. The order of decision:
+It decides *what* is answered; the doors (`transport`, `adapter`, `responses`, `server`) carry the answer to a client.
+The order of decision:
 
 1. rules, `fake.on(model="gpt-4").reply(...)`, in the order they were made, whatever the path;
 2. a recording, where the fake replays one; what it has no answer for is an error, but for `/api/models` and as long
    as the queue lasts;
 3. what the real server does with this path, method and body: models, errors, 404s;
 4. the queue, `fake.reply(...)`, in order; without any script, an echo of the last user message.
+
+Faults, `fake.fault(faults.cut(after=3))` or on a rule, change what this gives. Whoever then asks the same again is
+given the same answer again: a client that retries gets what the fault took away.
 
 A fake may be shared between threads and doors: each request takes exactly one reply.
 """
@@ -16,32 +20,31 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-from aivvm.errors import shown
+from aivvm.terminal import printable
 from aivvm.transport import Request
+from aivvm_testing.call import Call
 from aivvm_testing.clock import Clock, VirtualClock
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
 from aivvm_testing.matching import DEFAULT_MATCH_ON, Criterion, Matcher, describe
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import Reply
-from aivvm_testing.service import (
-    answer_without_model,
-    dressed,
-    echo,
-    is_models,
-    json_of,
-    last_user_message,
-    model_id,
-)
+from aivvm_testing.rules import Condition, Fault, Rule, Script
+from aivvm_testing.service import answer_without_model, dressed, echo, is_models
 from aivvm_testing.wire import check_head
 
 if TYPE_CHECKING:
+    from responses import RequestsMock
+    from urllib3.util import Retry
+
+    from aivvm_testing.replay.adapter import FakeAdapter, Interception
     from aivvm_testing.replay.server import FakeServer
     from aivvm_testing.replay.transport import FakeTransport
 
@@ -50,6 +53,9 @@ _TOO_MANY = (
     "\n           2. script, or record, no more than it asks for;"
     "\n           3. say fake.reply(..., forever=True) where it need not ask."
 )
+_SERVICE = "chat.aivvm.com"
+_MOST_OWED = 1024  # answers that are kept for whoever asks again
+_SHOWN_CALLS = 20
 _Fake = TypeVar("_Fake", bound="FakeAivvm")
 
 
@@ -57,18 +63,21 @@ class FakeAivvm:
     """A fake Aivvm service.
 
     `clock` is what doors 1 to 3 wait with: virtual unless told otherwise; the server always uses the system's.
-    `requests` holds every request in the order of arrival. As a context manager it ends with `assert_all_played()`.
+    `calls` holds every request in the order of arrival, with what it was answered; a long-lived fake may clear it. As a
+    context manager it ends with `assert_all_played()`.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         if clock is not None and not callable(getattr(clock, "timer", None)):
             raise TypeError(f"a clock is a VirtualClock() or a SystemClock(), but got {clock!r}")
         self.clock: Clock = VirtualClock() if clock is None else clock
-        self.requests: list[Request] = []
+        self.calls: list[Call] = []
+        self._born = monotonic()
         self._lock = threading.RLock()  # a predicate may ask the fake something
         self._rules: list[Rule] = []
-        self._queue = _Script()
+        self._queue = Script()
         self._scripted = False
+        self._owed: dict[tuple[str, str, bytes], Reply] = {}
         self._recording: _Playback | None = None
         self._failure: SetupFailure | None = None
         self._servers: WeakSet[FakeServer] = WeakSet()
@@ -98,8 +107,8 @@ class FakeAivvm:
     def reply(self, reply: Reply | str | bytes, *, times: int = 1, forever: bool = False) -> FakeAivvm:
         """Adds a reply to the queue, to be given `times` times or `forever`. From now on there is no echo."""
         with self._lock:
+            self._queue.add_reply(reply, times, forever)
             self._scripted = True
-            self._queue.add(reply, times, forever)
         if self._servers and self.refuses_next():
             for server in list(self._servers):
                 server.recheck()
@@ -113,56 +122,107 @@ class FakeAivvm:
         contains: str | None = None,
         path: str | None = None,
         method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: Mapping[str, Any] | None = None,
+        nth: int | None = None,
+        probability: float = 1.0,
+        seed: int = 0,
     ) -> Rule:
-        """A rule for requests that fit all that is given; it answers once `.reply(...)` was said on it.
+        """A rule for requests that fit all that is given; what it does is said with `.reply(...)` or `.fault(...)`.
 
-        `model`: the model's id. `contains`: text within the last user message. `path`: the url's path.
-        `predicate`: a callable. A rule whose replies are used up steps aside. From now on there is no echo.
+        `model`: the model's id. `contains`: text within the last user message. `path`: the url's path. `headers` and
+        `json`: fields, and members of the body, that must be there and equal. `predicate`: a callable. `nth`: only this
+        one, from 1, of the requests that fit the rest. `probability`: by chance, the same for the same `seed`.
+
+        A rule whose steps are used up steps aside. Once a rule has a reply there is no echo.
         """
-        wanted = {"model": model, "contains": contains, "path": path, "method": method}
-        criteria = {name: value for name, value in wanted.items() if value is not None}
-        if predicate is not None and not callable(predicate):
-            raise TypeError(
-                f"on() takes a callable, or names as in on(contains={predicate!r}), but got {predicate!r}"
-            )
-        if not criteria and predicate is None:
+        condition = Condition(
+            predicate, model=model, contains=contains, path=path, method=method, headers=headers, json=json
+        )
+        if not condition and nth is None and probability == 1:
             raise ValueError("on() needs something to go by, such as model='gpt-4' or a predicate")
-        rule = Rule(self._lock, predicate, criteria)
-        with self._lock:
+        return self._rule(condition, nth=nth, probability=probability, seed=seed)
+
+    def fault(self, fault: Fault, *, times: int = 1, forever: bool = False) -> FakeAivvm:
+        """Does this to the next `times` answers, or to all of them `forever`, whatever answers.
+
+        A fault is a callable from reply to reply, such as `faults.cut(after=3)`. It does not use an answer up: the same
+        request, asked again, is given the same answer, and the fault if there is one left.
+        """
+        self._rule(Condition()).fault(fault, times=times, forever=forever)
+        return self
+
+    def _rule(self, condition: Condition, **when: Any) -> Rule:
+        def no_echo() -> None:
             self._scripted = True
+
+        rule = Rule(self._lock, condition, **when, on_reply=no_echo)
+        with self._lock:
             self._rules.append(rule)
         return rule
 
     # Answering: for doors
 
-    def answer(self, request: Request) -> Reply:
-        """The reply to this request, in the fake's own speed; it counts as played. Never blocks.
+    def answer(self, request: Request) -> Call:
+        """The call that this request makes, with the reply in the fake's own speed; it counts as played. Never blocks.
 
-        Raises `UnmatchedRequest`, which `assert_all_played` raises again in case the code under test swallows it.
+        The door says on the call how far its client comes. Raises `UnmatchedRequest`, or the `SetupFailure` of a fault
+        that cannot be done to this reply; `assert_all_played` raises them again in case the code under test swallows
+        them.
         """
         with self._lock:
-            self.requests.append(request)
-            for rule in self._rules:
-                if rule.fits(request) and (reply := rule.script.next()) is not None:
-                    return reply
-            if self._recording is not None and (reply := self._recording.next(request)) is not None:
-                return reply
-            served = answer_without_model(request)
-            if isinstance(served, Reply) and (self._recording is None or is_models(request)):
-                return served
-            if not self._scripted:
-                return echo({} if isinstance(served, Reply) else served)
-            if (reply := self._queue.next()) is not None:
-                return reply
-            error = UnmatchedRequest(self._explain(request))
-            self.failed(error)
-            raise error
+            call = Call(request, None, at=monotonic() - self._born)
+            self.calls.append(call)
+            try:
+                call.reply, call.faults = self._decide(request)
+            except SetupFailure as error:
+                call.over("unmatched", 0.0)
+                self.failed(error)
+                raise
+            return call
+
+    def _decide(self, request: Request) -> tuple[Reply, tuple[Fault, ...]]:
+        key = (request.method, request.url, request.body)
+        reply = self._owed.pop(key, None) if self._owed else None
+        faults: list[Fault] = []
+        for rule in self._rules:
+            step = rule.script.peek()
+            if step is None or (reply is not None and isinstance(step, Reply) and not rule.counts):
+                continue
+            if rule.takes(request) and not (reply is not None and isinstance(step, Reply)):
+                rule.script.next()
+                if isinstance(step, Reply):
+                    reply = step
+                else:
+                    faults.append(step)
+        if reply is None:
+            reply = self._unruled(request)
+        if faults:
+            self._owed[key] = reply
+            if len(self._owed) > _MOST_OWED:
+                del self._owed[next(iter(self._owed))]
+            for fault in faults:
+                reply = _faulty(fault, reply)
+        return reply, tuple(faults)
+
+    def _unruled(self, request: Request) -> Reply:
+        if self._recording is not None and (reply := self._recording.next(request)) is not None:
+            return reply
+        served = answer_without_model(request)
+        if isinstance(served, Reply) and (self._recording is None or is_models(request)):
+            return served
+        if not self._scripted:
+            return echo({} if isinstance(served, Reply) else served)
+        queued = self._queue.next()
+        if isinstance(queued, Reply):
+            return queued
+        raise UnmatchedRequest(self._explain(request))
 
     def refuses_next(self) -> bool:
         """Whether the next reply in order is a refused connection, which a server can only give by not listening."""
         with self._lock:
             reply = self._queue.peek() if self._recording is None else self._recording.peek()
-            return reply is not None and reply.ending.kind == "refused"
+            return isinstance(reply, Reply) and reply.ending.kind == "refused"
 
     def skip_refused(self) -> None:
         """Counts the refused connection that comes next as played: no server ever sees it."""
@@ -190,13 +250,54 @@ class FakeAivvm:
                 raise self._failure
             left = [f"in the queue: {one}" for one in self._queue.left()]
             for rule in self._rules:
-                left += [f"for {rule}: {one}" for one in rule.script.left()]
-                left += [] if rule.script.added else [f"{rule}, on which no .reply(...) was said"]
+                left += rule.left()
             if self._recording is not None:
                 left += self._recording.left()
             if left:
-                asked = f"{len(self.requests)} request{'' if len(self.requests) == 1 else 's'} came"
+                asked = f"{len(self.calls)} request{'' if len(self.calls) == 1 else 's'} came"
                 raise UnplayedReplies("\n  ".join([f"{len(left)} not played ({asked}):", *left]) + _TOO_MANY)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request, in the order of arrival."""
+        return [call.request for call in self.calls]
+
+    def assert_called_once_with(
+        self, predicate: Callable[[Request], bool] | None = None, **wanted: Any
+    ) -> Call:
+        """Exactly one request came, and it is what is wanted, by the conditions of `on`; gives its call."""
+        condition = Condition(predicate, **wanted)
+        if len(self.calls) == 1 and condition.fits(self.calls[0].request):
+            return self.calls[0]
+        raise AssertionError(
+            self._asked(f"one request with {condition}" if condition else "one request", condition)
+        )
+
+    def assert_any_call(self, predicate: Callable[[Request], bool] | None = None, **wanted: Any) -> Call:
+        """Some request came that is what is wanted, by the conditions of `on`; gives the first one's call."""
+        condition = Condition(predicate, **wanted)
+        for call in self.calls:
+            if condition.fits(call.request):
+                return call
+        raise AssertionError(
+            self._asked(f"a request with {condition}" if condition else "a request", condition)
+        )
+
+    def assert_not_called(self) -> None:
+        """No request came."""
+        if self.calls:
+            raise AssertionError(self._asked("no request", Condition()))
+
+    def _asked(self, expected: str, condition: Condition) -> str:
+        """What was expected, and what came: each request with how it differs, the last ones of many."""
+        calls = self.calls
+        lines = [f"expected {expected}, but {len(calls) or 'none'} came" + (":" if calls else "")]
+        if len(calls) > _SHOWN_CALLS:
+            lines.append(f"  ... {len(calls) - _SHOWN_CALLS} earlier ones")
+        for call in calls[-_SHOWN_CALLS:]:
+            lines.append(f"  {describe(call.request)}")
+            lines += [f"      {printable(misfit)}" for misfit in condition.misfits(call.request)]
+        return "\n".join(lines)
 
     def __enter__(self) -> FakeAivvm:
         return self
@@ -213,11 +314,62 @@ class FakeAivvm:
 
         return FakeTransport(self)
 
-    def server(self, *, host: str = "127.0.0.1", port: int = 0) -> FakeServer:
-        """Door 4: a server on loopback, on a free port unless one is named; a context manager that starts it."""
+    def adapter(self, *, max_retries: Retry | int = 0) -> FakeAdapter:
+        """Door 2: for `session.mount("https://chat.aivvm.com", fake.adapter())`; closed with its session.
+
+        The request is made, and the answer parsed, by `http.client` and urllib3; only the socket is missing.
+        """
+        from aivvm_testing.replay.adapter import FakeAdapter
+
+        return FakeAdapter(self, max_retries=max_retries)
+
+    def intercepting_requests(
+        self, *hosts: str, allow: Iterable[str] = (), must_be_asked: bool = True
+    ) -> Interception:
+        """Door 2 for every `requests.Session` of the process, as long as the context manager is entered.
+
+        `hosts`: those that the fake answers for, as `name`, `name:port` or `*`; without any, the service's own,
+        `chat.aivvm.com`, and for a replaying fake those of its recording. All other hosts are blocked, with an
+        `UnmatchedRequest`, but for those that are named in `allow`.
+
+        Leaving it without an exception raises the first `SetupFailure` that a request met, in case the code under test
+        swallowed it, and where no request came at all a `SetupFailure` that says so, unless `must_be_asked=False`.
+        """
+        from aivvm_testing.replay.adapter import Interception
+
+        return Interception(self, hosts or self._hosts(), allow=allow, must_be_asked=must_be_asked)
+
+    def responses(self, *hosts: str, assert_all_requests_are_fired: bool = True) -> RequestsMock:
+        """Door 3: a `responses.RequestsMock` in which this fake answers for `hosts`, by default as above.
+
+        Chunk boundaries, times and mid-stream errors are kept. More can be registered in it, as in any other.
+        """
+        from aivvm_testing.replay.responses import mocked
+
+        return mocked(
+            self, hosts or self._hosts(), assert_all_requests_are_fired=assert_all_requests_are_fired
+        )
+
+    def _hosts(self) -> tuple[str, ...]:
+        recorded = () if self._recording is None else self._recording.hosts()
+        return tuple(dict.fromkeys([_SERVICE, *recorded]))
+
+    def server(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        cors: bool | str = False,
+        allow_remote: bool = False,
+    ) -> FakeServer:
+        """Door 4: a server on loopback, on a free port unless one is named; a context manager that starts it.
+
+        `cors`: whether pages of other origins may read the answers: True for any origin, or the one that may. A host
+        that is not loopback needs `allow_remote=True`.
+        """
         from aivvm_testing.replay.server import FakeServer
 
-        server = FakeServer(self, host=host, port=port)
+        server = FakeServer(self, host=host, port=port, cors=cors, allow_remote=allow_remote)
         self._servers.add(server)
         return server
 
@@ -229,111 +381,21 @@ class FakeAivvm:
             f"The queue is empty: {self._queue.given} of {self._queue.added} scripted replies were given"
             + (f", and none of {len(self._rules)} rules has one left that fits." if self._rules else ".")
         )
-        lines += [
-            f"  rule: {rule}, {rule.script.given} of {rule.script.added} given; {rule.explain(request)}"
-            for rule in self._rules
-        ]
+        # The nearest first: it differs least.
+        misfits = sorted([(rule.misfits(request), n) for n, rule in enumerate(self._rules)], key=_how_far)
+        for nearness, (found, n) in enumerate(misfits):
+            rule = self._rules[n]
+            given = f"{rule.script.given} of {rule.script.added} given"
+            lines.append(f"  {'nearest rule' if nearness == 0 else 'rule'}: {rule}, {given}")
+            if not found:
+                found = ["it fits, and has nothing left: say .reply(...) on it once more"]
+            lines += [f"      {printable(one)}" for one in found]
         lines += [
             "To fix it: 1. script one more, fake.reply(...);",
             "           2. let one answer for ever, fake.reply(..., forever=True);",
             "           3. look at fake.requests: was the code expected to ask so often?",
         ]
         return "\n".join(lines)
-
-
-class Rule:
-    """Replies for the requests that fit; made by `FakeAivvm.on`."""
-
-    def __init__(
-        self, lock: threading.RLock, predicate: Callable[[Request], bool] | None, criteria: dict[str, str]
-    ) -> None:
-        self.script = _Script()
-        self._lock = lock
-        self._predicate = predicate
-        self._criteria = criteria
-
-    def reply(self, reply: Reply | str | bytes, *, times: int = 1, forever: bool = False) -> Rule:
-        """Adds a reply to this rule, to be given `times` times or `forever`."""
-        with self._lock:
-            self.script.add(reply, times, forever)
-        return self
-
-    def fits(self, request: Request) -> bool:
-        """Whether the request is what the rule was made for."""
-        return self._misfit(request) is None
-
-    def explain(self, request: Request) -> str:
-        """Why the rule does not answer this request."""
-        return self._misfit(request) or "it fits, and has no reply left: say .reply(...) on it once more"
-
-    def _misfit(self, request: Request) -> str | None:
-        given = self._criteria
-        if given:
-            body = json_of(request.body) if "model" in given or "contains" in given else None
-            asked: dict[str, Any] = body if isinstance(body, dict) else {}
-            if "path" in given and (path := urlsplit(request.url).path) != given["path"]:
-                return f"the path is {path!r}"
-            if "method" in given and request.method.upper() != given["method"].upper():
-                return f"the method is {request.method!r}"
-            if "model" in given and (model := model_id(asked)) != given["model"]:
-                return f"the model is {model!r}"
-            if "contains" in given and given["contains"] not in last_user_message(asked):
-                return f"the last user message is {shown(last_user_message(asked))}"
-        if self._predicate is not None and not self._predicate(request):
-            return "the predicate says no"
-        return None
-
-    def __repr__(self) -> str:
-        shown = [f"{name}={value!r}" for name, value in self._criteria.items()]
-        if self._predicate is not None:
-            shown.insert(0, getattr(self._predicate, "__name__", repr(self._predicate)))
-        return f"on({', '.join(shown)})"
-
-
-class _Script:
-    """Replies in order, each with how often it may still be given."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Reply, Reply, float]] = deque()  # as scripted, as sent, how often
-        self.added = 0
-        self.given = 0
-
-    def add(self, reply: Reply | str | bytes, times: int, forever: bool) -> None:
-        if isinstance(reply, (str, bytes)):
-            reply = Reply.of(reply) if reply else Reply.of()
-        elif not isinstance(reply, Reply):
-            raise TypeError(f"a reply is text, bytes or a Reply, but got {reply!r}")
-        if not isinstance(times, int) or times < 1:
-            raise ValueError(f"times is a whole number, 1 or more, but got {times!r}")
-        if forever and times != 1:
-            raise ValueError(f"a reply is given times={times} or forever=True, not both")
-        if self._waiting and self._waiting[-1][2] == inf:
-            raise ValueError("this reply would never come: the one before it is given for ever")
-        if reply.head is not None:
-            check_head(reply.head)
-        self.added += times
-        self._waiting.append((reply, dressed(reply), inf if forever else times))
-
-    def next(self) -> Reply | None:
-        if not self._waiting:
-            return None
-        scripted, sent, left = self._waiting[0]
-        if left <= 1:
-            self._waiting.popleft()
-        elif left != inf:
-            self._waiting[0] = (scripted, sent, left - 1)
-        self.given += 1
-        return sent
-
-    def peek(self) -> Reply | None:
-        return self._waiting[0][0] if self._waiting else None
-
-    def left(self) -> list[str]:
-        return [
-            f"{reply!r}" + (f" ({left:g} times)" if left > 1 else "")
-            for reply, _, left in self._waiting
-            if left != inf
-        ]
 
 
 class _Playback:
@@ -375,6 +437,9 @@ class _Playback:
         if self.peek() is not None:
             self._play(self._first)
 
+    def hosts(self) -> list[str]:
+        return [urlsplit(exchange.request.url).netloc for exchange in self._recording]
+
     def left(self) -> list[str]:
         return [
             f"exchange {n} of {self._where}: {describe(exchange.request)}"
@@ -394,6 +459,25 @@ class _Playback:
             "           2. record the session again, if the request has changed for good;",
             "           3. compare less: FakeAivvm.replaying(..., match_on=...).",
         ]
+
+
+def _how_far(found: tuple[list[str], int]) -> tuple[int, int]:
+    return len(found[0]), found[1]
+
+
+def _faulty(fault: Fault, reply: Reply) -> Reply:
+    try:
+        changed = fault(reply)
+        if not isinstance(changed, Reply):
+            raise TypeError(f"it gave {changed!r} instead of a Reply")
+        if changed.head is not None:
+            check_head(changed.head)
+    except Exception as error:
+        raise SetupFailure(
+            f"the fault {fault!r} cannot be done to this answer: {type(error).__name__}: {error}\n"
+            f"The answer is {reply!r}"
+        ) from error
+    return dressed(changed)
 
 
 def _at_speed(reply: Reply, factor: float) -> Reply:

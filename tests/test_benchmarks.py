@@ -10,7 +10,7 @@ NAMED = {
     "A": (calls.DOOR_1, calls.DOOR_4, "responses"),
     "E": ("BoundarySafeDecoder", "limit, MB/s"),
     "F": ("import aivvm", "import requests", "aivvm, tap 1", "no recorder"),
-    "server": (server.OURS, "asyncio in a thread, canned", "ThreadingHTTPServer"),
+    "D": (server.OURS, "asyncio in a thread, canned", "ThreadingHTTPServer"),
 }
 
 
@@ -37,4 +37,4 @@ def test_an_area_that_is_none_is_refused(
     monkeypatch.setattr("sys.argv", ["benchmarks", "B"])
     with pytest.raises(SystemExit):
         __main__.main()
-    assert "there is no area B; there are A, E, F, server" in capsys.readouterr().err
+    assert "there is no area B; there are A, D, E, F" in capsys.readouterr().err

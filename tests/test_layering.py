@@ -19,10 +19,13 @@ LAYERS = {
     "aivvm_testing": [
         ["errors", "clock"],
         ["reply", "redaction"],
-        ["recording", "wire", "service"],
-        ["matching", "fixtures", "strategies"],
+        ["recording", "wire", "service", "call"],
+        ["matching", "fixtures", "strategies", "rules", "faults"],
         ["fake"],
-        ["replay.__init__", "replay.transport", "replay.server", "record.__init__", "record.transport"],
+        ["replay.__init__", "replay.play"],
+        ["replay.transport", "replay.memory", "replay.server"],
+        ["replay.adapter", "record.__init__", "record.transport"],
+        ["replay.responses"],
         ["__init__", "demo", "pytest_plugin"],
         ["cli"],
         ["__main__"],
@@ -31,13 +34,16 @@ LAYERS = {
 SHORTCUTS = {
     ("aivvm_testing.reply", "aivvm_testing.recording"),  # Reply.load
     ("aivvm_testing.fake", "aivvm_testing.replay.transport"),  # FakeAivvm.transport
+    ("aivvm_testing.fake", "aivvm_testing.replay.adapter"),  # FakeAivvm.adapter, .intercepting_requests
+    ("aivvm_testing.fake", "aivvm_testing.replay.responses"),  # FakeAivvm.responses
     ("aivvm_testing.fake", "aivvm_testing.replay.server"),  # FakeAivvm.server
 }
 """Conveniences on a lower noun that reach up, inside a function, when they are called."""
 
 ONLY_IN = {
-    "requests": {"aivvm.requests_transport", "aivvm_testing.demo"},
-    "urllib3": {"aivvm.requests_transport"},
+    "requests": {"aivvm.requests_transport", "aivvm_testing.demo", "aivvm_testing.replay.adapter"},
+    "urllib3": {"aivvm.requests_transport", "aivvm_testing.replay.memory"},
+    "responses": {"aivvm_testing.replay.responses"},
     "hypothesis": {"aivvm_testing.strategies"},
     "pytest": {"aivvm_testing.pytest_plugin"},
     "yaml": set(),
@@ -59,40 +65,43 @@ def modules():
 
 
 def imports(path):
-    """Each imported name with whether the import is inside a function or only for type checkers."""
+    """Each imported name with when it is imported: `at once`, `deferred` to a call, or `never`, for type checkers."""
 
-    def walk(node, deferred):
+    def walk(node, when):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                yield from ((alias.name, deferred) for alias in child.names)
+                yield from ((alias.name, when) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                yield child.module, deferred
-                yield from ((f"{child.module}.{alias.name}", deferred) for alias in child.names)
-            typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-            inner = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            yield from walk(child, deferred or inner or typing_only)
+                yield child.module, when
+                yield from ((f"{child.module}.{alias.name}", when) for alias in child.names)
+            inner = when
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                inner = "never"
+            elif when == "at once" and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                inner = "deferred"
+            yield from walk(child, inner)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), "at once")
 
 
 @pytest.mark.parametrize(("module", "path"), [pytest.param(m, p, id=m) for m, p in modules()])
 def test_a_module_imports_only_from_below(module, path):
     assert module in RANK, f"give {module} its place in LAYERS"
-    for name, deferred in imports(path):
+    for name, when in imports(path):
         if name in RANK and name not in ("aivvm", "aivvm_testing", module):
             below = RANK[name] < RANK[module]
-            assert below or (deferred and (module, name) in SHORTCUTS) or module == "aivvm_testing", (
-                f"{module} imports {name}, which is not below it"
-            )
+            assert (
+                below or (when != "at once" and (module, name) in SHORTCUTS) or module == "aivvm_testing"
+            ), f"{module} imports {name}, which is not below it"
         if module.split(".")[0] == "aivvm":
             assert not name.startswith("aivvm_testing")
 
 
 @pytest.mark.parametrize(("module", "path"), [pytest.param(m, p, id=m) for m, p in modules()])
 def test_heavy_libraries_are_imported_in_one_place(module, path):
-    for name, _ in imports(path):
+    for name, when in imports(path):
         allowed = ONLY_IN.get(name.split(".")[0])
-        assert allowed is None or module in allowed, f"{module} imports {name}"
+        assert allowed is None or module in allowed or when == "never", f"{module} imports {name}"
 
 
 def test_there_are_no_rooms_for_odds_and_ends():

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from aivvm.errors import ConnectFailed, Interrupted, TimedOut
 from aivvm.transport import Request, Response, Timeout
-from aivvm_testing.clock import Timer
-from aivvm_testing.errors import ReadPastRecording, WouldHang
+from aivvm_testing.replay.play import NO_ANSWER, Play, chunks_so_far
 from aivvm_testing.reply import HEADLESS_KINDS, Chunk, Ending
 from aivvm_testing.wire import body_framing
 
@@ -41,15 +40,16 @@ class FakeTransport:
 
     def send(self, request: Request, *, timeout: Timeout) -> Response:
         connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-        clock = self._fake.clock
-        timer = clock.timer()
-        reply = self._fake.answer(request)
-        play = _Play(timer, inf if read is None else read, clock.virtual)
+        timer = self._fake.clock.timer()
+        call = self._fake.answer(request)
+        reply = call.reply
+        assert reply is not None
+        play = _Play(self._fake, call, timer, inf if read is None else read)
         head = reply.head
         if head is None:
             if reply.ending.kind in HEADLESS_KINDS:
                 play.patience = inf if connect is None else connect
-            play.stop(reply.ending, "no answer was there")
+            play.stop(reply.ending, NO_ANSWER)
         if head.at > 0:
             play.wait_for(head.at)
         ending = reply.ending
@@ -57,71 +57,56 @@ class FakeTransport:
         if ending.kind == "cut" and framing == "close":
             ending = replace(ending, kind="complete")  # nobody can tell it from any other end
         length = framing if isinstance(framing, int) else None
-        return Response(head.status, head.reason, head.headers, play.body(reply.chunks, ending, length))
+        body = play.body(reply.chunks, ending, length)
+        return Response(head.status, head.reason, head.headers, body, play.left)
 
 
-class _Play:
-    """One reply on its way to one reader."""
+class _Play(Play):
+    """One reply, chunk by chunk, and a transport's errors."""
 
-    __slots__ = ("patience", "timer", "virtual")
+    __slots__ = ()
 
-    def __init__(self, timer: Timer, patience: float, virtual: bool) -> None:
-        self.timer = timer
-        self.patience = patience
-        self.virtual = virtual
-
-    def wait_for(self, at: float) -> None:
-        # A read that begins now lasts no longer than the reader's patience.
-        latest = self.timer.elapsed() + self.patience
-        if at > latest:
-            self.timer.wait_until(latest)
-            raise TimedOut(f"nothing came for {self.patience:g} s")
-        self.timer.wait_until(at)
+    def timed_out(self) -> TimedOut:
+        return TimedOut(f"nothing came for {self.patience:g} s")
 
     def body(self, chunks: tuple[Chunk, ...], ending: Ending, length: int | None) -> Iterator[bytes]:
+        call = self.call
         if length == 0:
+            self.left("played")
             return
         now = self.timer.elapsed()
-        for chunk in chunks:
-            if chunk.at > now:
-                self.wait_for(chunk.at)
-                now = chunk.at
-            data = chunk.data
-            if length is not None:
-                data = data[:length]
-                length -= len(data)
-            yield data
-            if length == 0:
-                return
-        if ending.kind == "complete":
-            if ending.at > now:
-                self.wait_for(ending.at)
-            if not length:
-                return
-            raise Interrupted(
-                f"the peer closed the connection {length} bytes short of the content-length it gave"
-            )
-        self.stop(ending, f"{len(chunks)} chunk{' was' if len(chunks) == 1 else 's were'} there")
+        try:
+            for chunk in chunks:
+                if chunk.at > now:
+                    self.wait_for(chunk.at)
+                    now = chunk.at
+                data = chunk.data
+                if length is not None:
+                    data = data[:length]
+                    length -= len(data)
+                call.position += 1
+                yield data
+                if length == 0:
+                    self.left("played")
+                    return
+            if ending.kind == "complete":
+                if ending.at > now:
+                    self.wait_for(ending.at)
+                self.left("played")
+                if not length:
+                    return
+                raise Interrupted(
+                    f"the peer closed the connection {length} bytes short of the content-length it gave"
+                )
+            self.stop(ending, chunks_so_far(len(chunks)))
+        finally:
+            self.left()
 
     def stop(self, ending: Ending, so_far: str) -> NoReturn:
+        self.end(ending, so_far)
         kind = ending.kind
-        if kind == "stall":
-            if self.virtual and self.patience == inf:
-                raise WouldHang(
-                    f"{so_far}, the peer stays silent, the reader has no timeout, and time is virtual: this would "
-                    "never end. Pass a timeout, or FakeAivvm(clock=SystemClock()) to hang for real"
-                )
-            self.wait_for(inf)
-        if kind == "closed" or kind == "unfinished":
-            self.wait_for(ending.at)
-            raise ReadPastRecording(
-                f"{so_far} when the recorded reader stopped, at {ending.at:g} s: what would have come next is not "
-                "known. Stop reading here too, or record the session again"
-            )
         if kind == "refused" or kind == "unresolved" or kind == "tls" or kind == "unreachable":
-            self.timer.wait_until(min(ending.at, self.timer.elapsed() + self.patience))
             raise ConnectFailed(_WHY_NO_CONNECTION[kind], kind=kind)
-        self.wait_for(ending.at)
         if kind == "reset":
             raise Interrupted(f"{so_far} when the peer reset the connection", kind="reset")
         raise Interrupted(f"{so_far} when the peer closed the connection", kind="cut")

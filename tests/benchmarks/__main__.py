@@ -11,7 +11,7 @@ import sys
 
 from tests.benchmarks import calls, decoding, server, startup
 
-AREAS = {"A": calls, "E": decoding, "F": startup, "server": server}
+AREAS = {"A": calls, "D": server, "E": decoding, "F": startup}
 
 
 def main() -> int:

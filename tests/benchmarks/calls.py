@@ -19,17 +19,24 @@ MESSAGES = [{"role": "user", "content": "Hello, how are you?"}]
 REPLY = Reply.text("Hello, мир. " * 5, chunk_size=8)
 URL = "https://chat.aivvm.com/api/chat"
 DOOR_1 = "aivvm, door 1 (payload and decoding too)"
-DOOR_4 = "aivvm, door 4 (loopback server, the same)"
+DOOR_2 = "aivvm, door 2 (adapter, one Session)"
+DOOR_3 = "aivvm, door 3 (in responses, one Session)"
+DOOR_4 = "aivvm, door 4 (loopback server, as door 1)"
 PEERS = ("responses", "requests_mock", "betamax", "vcr")
+INTERCEPTED = "aivvm, interception: enter, one call, exit"
+MOCKED = "responses, RequestsMock: enter, one call, exit"
 
 
 def report(*, quick: bool) -> str:
     rounds, turn = (2, 0.01) if quick else (25, 0.05)
     installed = [name for name in PEERS if importlib.util.find_spec(name)]
-    contenders = {DOOR_1: _door_1, DOOR_4: _door_4} | {name: globals()[f"_{name}"] for name in installed}
+    contenders = {DOOR_1: _door_1, DOOR_2: _door_2, DOOR_3: _door_3, DOOR_4: _door_4}
+    contenders |= {name: globals()[f"_{name}"] for name in installed}
+    contenders |= {INTERCEPTED: _interception, MOCKED: _requests_mock_per_test}
     seconds = interleaved(contenders, rounds=rounds, turn=turn)
     table = render("A. One mocked call", seconds, against="responses")
     table += f"\n  door 1 is {seconds['responses'] / seconds[DOOR_1]:.1f} x faster than responses"
+    table += f"\n  an interception per test takes {seconds[INTERCEPTED] / seconds[MOCKED]:.2f} x a RequestsMock per test"
     missing = [name for name in PEERS if name not in installed]
     return table + (f"\n  not installed: {', '.join(missing)}" if missing else "")
 
@@ -42,6 +49,30 @@ def _door_1():
 
 
 @contextmanager
+def _door_2():
+    fake = FakeAivvm()
+    fake.reply(REPLY, forever=True)
+    with requests.Session() as session:
+        session.mount("https://", fake.adapter())
+        yield _post(session, forget=fake.calls.clear)
+
+
+@contextmanager
+def _door_3():
+    fake = FakeAivvm()
+    fake.reply(REPLY, forever=True)
+    with fake.responses() as mock, requests.Session() as session:
+
+        def forget():
+            fake.calls.clear()
+            mock.calls.reset()
+            for response in mock.registered():
+                response.calls.reset()
+
+        yield _post(session, forget=forget)
+
+
+@contextmanager
 def _door_4():
     fake = FakeAivvm()
     fake.reply(REPLY, forever=True)
@@ -51,19 +82,21 @@ def _door_4():
 
 def _ask(provider, fake):
     def call():
-        fake.requests.clear()
+        fake.calls.clear()
         for _ in provider.create_completion("gpt-4", MESSAGES, stream=True):
             pass
 
     return call
 
 
-def _post(session, url=URL):
+def _post(client, url=URL, *, forget=lambda: None):
+    """A call by a Session, or by `requests` itself; `forget` keeps the memory of a mock from growing."""
     request = build_request("gpt-4", MESSAGES)
     headers = dict(request.headers)
 
     def call():
-        with session.post(url, data=request.body, headers=headers, stream=True, timeout=5) as response:
+        forget()
+        with client.post(url, data=request.body, headers=headers, stream=True, timeout=5) as response:
             for _ in response.iter_content(4096):  # with None, betamax reads for ever
                 pass
 
@@ -71,18 +104,44 @@ def _post(session, url=URL):
 
 
 @contextmanager
+def _interception():
+    post = _post(requests)
+
+    def test():
+        fake = FakeAivvm()
+        fake.reply(REPLY)
+        with fake.intercepting_requests():
+            post()
+
+    yield test
+
+
+@contextmanager
+def _requests_mock_per_test():
+    import responses
+
+    post = _post(requests)
+
+    def test():
+        with responses.RequestsMock() as mock:
+            mock.add(responses.POST, URL, body=REPLY.body)
+            post()
+
+    yield test
+
+
+@contextmanager
 def _responses():
     import responses
 
     with responses.RequestsMock() as mock, requests.Session() as session:
-        mock.add(responses.POST, URL, body=REPLY.body)
-        post = _post(session)
+        answer = mock.add(responses.POST, URL, body=REPLY.body)
 
-        def call():
+        def forget():
             mock.calls.reset()
-            post()
+            answer.calls.reset()
 
-        yield call
+        yield _post(session, forget=forget)
 
 
 @contextmanager

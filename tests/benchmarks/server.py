@@ -1,50 +1,49 @@
-"""Area D, in part: what starting and stopping a loopback server costs, and small answers on one connection.
+"""Area D: the loopback server, against servers that people write or install for tests.
 
-The client of the second table is a process of its own: it shares no interpreter with what it measures.
+Three tables: starting and stopping; small answers of ten chunks, on 1 connection and on 32; slow streams, thousands at
+once. In the latter two, server and client are processes of their own (`served`, `load`), and each server is alone with
+its client while it is measured. Small answers are asked for by wrk where it is installed, else by a client of ours.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
+import re
+import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
 
-from aivvm_testing import FakeAivvm, Reply
-from aivvm_testing.wire import schedule
+from aivvm_testing import FakeAivvm
+from tests.benchmarks.load import BODY
+from tests.benchmarks.served import GAP, OURS, installed
 from tests.benchmarks.table import interleaved, render
 
-OURS = "aivvm, door 4"
-REPLY = Reply.text("Hello, мир. " * 5, chunk_size=8)
-ANSWER = b"".join([data for _, data in schedule(REPLY).steps])
-CLIENT = r"""
-import socket, sys, time
-port, calls = map(int, sys.argv[1:])
-body = b'{"model": {"id": "gpt-4"}, "messages": [{"role": "user", "content": "Hello"}]}'
-head = b"POST /api/chat HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-with socket.create_connection(("127.0.0.1", port)) as sock:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    began = time.perf_counter()
-    for _ in range(calls):
-        sock.sendall(head % len(body) + body)
-        answer = b""
-        while not answer.endswith(b"0\r\n\r\n"):
-            piece = sock.recv(65536)
-            assert piece
-            answer += piece
-    print((time.perf_counter() - began) / calls)
+CONNECTIONS = (1, 32)
+CHUNKS = 20
+A_THREAD_EACH = ("ThreadingHTTPServer", "pytest_httpserver")
+SCRIPT = f"""
+wrk.method = "POST"
+wrk.body = '{BODY.decode()}'
+wrk.headers["Content-Type"] = "application/json"
 """
 
 
 def report(*, quick: bool) -> str:
-    return f"{_start_and_stop(quick)}\n\n{_answers(quick)}"
+    return "\n\n".join([_start_and_stop(quick), _answers(quick), _streams(quick)])
+
+
+# Starting and stopping
 
 
 def _start_and_stop(quick: bool) -> str:
@@ -73,87 +72,142 @@ def _start_and_stop(quick: bool) -> str:
     return render("D. Start + stop", seconds, against=OURS, unit=1e-3, name="ms") + left_out
 
 
-def _answers(quick: bool) -> str:
-    """The other two parse no request and make no bytes: they are floors."""
-    servers = {
-        OURS: _ours,
-        "asyncio in a thread, canned": _asyncio,
-        "ThreadingHTTPServer, canned": partial(_threading, poll=0.05),  # stopping it is not measured here
-    }
-    took: dict[str, list[float]] = {name: [] for name in servers}
-    for _ in range(1 if quick else 5):
-        for name, server in servers.items():
-            with server() as port:
-                run = subprocess.run(
-                    [sys.executable, "-c", CLIENT, str(port), "50" if quick else "3000"],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-            took[name].append(float(run.stdout))
-    seconds = {name: median(times) for name, times in took.items()}
-    table = render("D. A small answer of 10 chunks, one connection", seconds, against=OURS)
-    return f"{table}\n  {OURS}: {1 / seconds[OURS]:.0f} requests/s"
+@contextmanager
+def _ours() -> Iterator[None]:
+    with FakeAivvm().server():
+        yield
 
 
 @contextmanager
-def _ours() -> Iterator[int]:
-    fake = FakeAivvm()
-    fake.reply(REPLY, forever=True)
-    with fake.server() as server:
-        yield server.port
-
-
-@contextmanager
-def _asyncio() -> Iterator[int]:
-    class Canned(asyncio.Protocol):
-        def connection_made(self, transport):
-            self.transport = transport
-
-        def data_received(self, data):
-            self.transport.write(ANSWER)
-
-    started: SimpleQueue[tuple[int, Callable[[], object]]] = SimpleQueue()
+def _asyncio() -> Iterator[None]:
+    started: SimpleQueue[Callable[[], object]] = SimpleQueue()
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
-        async with await loop.create_server(Canned, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            started.put((port, lambda: loop.call_soon_threadsafe(stopped.set)))
+        async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0):
+            started.put(lambda: loop.call_soon_threadsafe(stopped.set))
             await stopped.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    port, stop = started.get()
-    yield port
+    stop = started.get()
+    yield
     stop()
     thread.join()
 
 
 @contextmanager
-def _threading(poll: float = 0.5) -> Iterator[int]:
-    class Canned(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.wfile.write(ANSWER)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Canned) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(poll,))
+def _threading() -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server.server_port
+        yield
         server.shutdown()
         thread.join()
 
 
 @contextmanager
-def _pytest_httpserver() -> Iterator[int]:
+def _pytest_httpserver() -> Iterator[None]:
     from pytest_httpserver import HTTPServer
 
-    with HTTPServer() as server:
-        yield server.port
+    with HTTPServer():
+        yield
+
+
+# Against a server in a process of its own
+
+
+@contextmanager
+def _served(name: str, chunks: int = 0) -> Iterator[tuple[int, int]]:
+    """Its port, and its process."""
+    command = [sys.executable, "-m", "tests.benchmarks.served", name, *([str(chunks)] if chunks else [])]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline()), process.pid
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def _run(*command: object) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def _load(kind: str, *figures: object) -> str:
+    return _run(sys.executable, "-m", "tests.benchmarks.load", kind, *figures)
+
+
+def _answers(quick: bool) -> str:
+    names, missing = installed()
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "post.lua"
+        script.write_text(SCRIPT)
+        wrk = None if quick else shutil.which("wrk")  # whose shortest run is a second
+
+        def once(port: int, connections: int) -> float:
+            if wrk is None:
+                return float(_load("answers", port, connections, 0.05 if quick else 2))
+            url = f"http://127.0.0.1:{port}/api/chat"
+            told = _run(wrk, "-t1", f"-c{connections}", "-d2s", "-s", script, url)
+            assert "Non-2xx" not in told, told
+            found = re.search(r"Requests/sec: +([0-9.]+)", told)
+            assert found, told
+            return float(found[1])
+
+        rates: dict[tuple[str, int], list[float]] = {}
+        for _ in range(1 if quick else 3):
+            for name in names:
+                with _served(name) as (port, _):
+                    for connections in CONNECTIONS:
+                        rates.setdefault((name, connections), []).append(once(port, connections))
+    by_whom = "our own client" if wrk is None else "wrk"
+    lines = [f"D. Small answers of 10 chunks, requests/s, asked for by {by_whom}"]
+    lines.append(f"  {'':44}" + "".join([f"{f'{n} connections':>18}{'ours is x':>11}" for n in CONNECTIONS]))
+    for name in names:
+        figures = [(median(rates[name, n]), median(rates[OURS, n])) for n in CONNECTIONS]
+        lines.append(f"  {name:44}" + "".join([f"{rate:18.0f}{ours / rate:11.1f}" for rate, ours in figures]))
+    return "\n".join([*lines, *_not_installed(missing)])
+
+
+def _streams(quick: bool) -> str:
+    if sys.platform != "linux":
+        return "D. Slow streams: not measured here, as processes are looked at the way Linux shows them"
+    names, missing = installed()
+    count, chunks = (100, 4) if quick else (5000, CHUNKS)
+    count = min(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
+    lines = [
+        f"D. {count} slow streams at once, each of {chunks} chunks {GAP * 1000:.0f} ms apart",
+        f"  {'':32}{'whole':>7}{'gap p50':>9}{'p99, ms':>9}{'first p50':>11}{'p99, ms':>9}{'CPU, s':>8}{'KiB each':>10}",
+    ]
+    for name in names:
+        if name in A_THREAD_EACH or (quick and name != OURS):
+            continue
+        runs = []
+        for _ in range(1 if quick or name != OURS else 3):
+            with _served(name, chunks) as (port, pid):
+                runs.append(json.loads(_load("streams", port, count, chunks, pid)))
+        whole = min([run["whole"] for run in runs])
+        gaps, firsts = (
+            [1000 * median(figures) for figures in zip(*[run[key] for run in runs], strict=True)]
+            for key in ("gap", "first")
+        )
+        cpu, memory = (median([run[key] for run in runs]) for key in ("cpu", "memory"))
+        lines.append(
+            f"  {name:32}{whole:7}{gaps[0]:9.0f}{gaps[1]:9.0f}{firsts[0]:11.0f}{firsts[1]:9.0f}{cpu:8.2f}{memory / 1024:10.1f}"
+        )
+    lines.append(
+        "  left out of a quick run: all others"
+        if quick
+        else f"  left out, as they take a thread for each stream: {', '.join(A_THREAD_EACH)}"
+    )
+    return "\n".join([*lines, *([] if quick else _not_installed(missing))])
+
+
+def _not_installed(missing: list[str]) -> list[str]:
+    return [f"  not installed: {', '.join(missing)}"] if missing else []

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aivvm import Aivvm
+from aivvm.errors import Interrupted, TimedOut
 from aivvm.payload import build_request
 from aivvm.transport import Request
 from aivvm_testing import fixtures
@@ -71,7 +75,7 @@ def test_a_rule_can_be_any_callable_and_sees_every_path():
     fake = FakeAivvm()
     fake.on(lambda request: "x-test" in dict(request.headers), path="/v1/other", method="post").reply("yes")
     request = Request("POST", "http://fake.invalid/v1/other?q=1", (("x-test", "1"),))
-    assert fake.answer(request).body == b"yes"
+    assert fake.answer(request).reply.body == b"yes"
 
 
 def test_a_rule_without_anything_to_go_by_is_refused():
@@ -156,7 +160,7 @@ def test_as_a_context_manager_it_lets_the_tests_own_error_through():
     ],
 )
 def test_what_the_real_server_cannot_read_is_its_500(request_):
-    reply = FakeAivvm().answer(request_)
+    reply = FakeAivvm().answer(request_).reply
     assert (reply.status, reply.head.reason, reply.body) == (500, "Internal Server Error", b"Error")
     assert reply.headers[0] == ("content-type", "text/plain;charset=UTF-8")
 
@@ -176,22 +180,22 @@ def test_what_the_real_server_cannot_read_is_its_500(request_):
     ],
 )
 def test_what_the_real_server_puts_up_with_is_answered(request_):
-    reply = FakeAivvm().answer(request_)
+    reply = FakeAivvm().answer(request_).reply
     assert reply.status == 200
     assert [name for name, _ in reply.headers] == ["Date", "Connection", "Keep-Alive", "Transfer-Encoding"]
 
 
 def test_models_are_listed_in_the_real_servers_form():
     for body in (b"{}", b'{"key": ""}'):
-        reply = FakeAivvm().answer(post("/api/models", body))
+        reply = FakeAivvm().answer(post("/api/models", body)).reply
         assert json.loads(reply.body)[0] == {"id": "gpt-3.5-turbo", "name": "GPT-3.5"}
         assert reply.headers.get("content-type") == "text/plain;charset=UTF-8"
 
 
 def test_a_trailing_slash_is_redirected_and_other_paths_are_not_found():
-    moved = FakeAivvm().answer(post("/api/chat/", chat().body))
+    moved = FakeAivvm().answer(post("/api/chat/", chat().body)).reply
     assert (moved.status, moved.headers.get("location"), moved.body) == (308, "/api/chat", b"/api/chat")
-    lost = FakeAivvm().answer(post("/api/nope"))
+    lost = FakeAivvm().answer(post("/api/nope")).reply
     assert (lost.status, lost.headers.get("content-type")) == (404, "text/html; charset=utf-8")
     assert int(lost.headers.get("content-length")) == len(lost.body)
 
@@ -200,7 +204,7 @@ def test_a_reply_that_brings_its_own_connection_headers_is_left_alone():
     own = Reply.of("x", headers={"Transfer-Encoding": "chunked"})
     fake = FakeAivvm()
     fake.reply(own)
-    assert fake.answer(chat()) is own
+    assert fake.answer(chat()).reply is own
 
 
 def test_a_recording_answers_each_exchange_once_in_recorded_order():
@@ -253,9 +257,9 @@ def test_match_on_takes_callables_and_refuses_what_does_not_exist():
 def test_a_recording_is_replayed_at_the_speed_asked_for():
     reply = Reply.of("a", wait(2), "b")
     recording = Recording([Exchange(chat(), reply, 0.0)])
-    assert FakeAivvm.replaying(recording, speed=1).answer(chat()) == reply
-    assert FakeAivvm.replaying(recording, speed=4).answer(chat()).ending.at == 0.5
-    assert FakeAivvm.replaying(recording).answer(chat()).ending.at == 0
+    assert FakeAivvm.replaying(recording, speed=1).answer(chat()).reply == reply
+    assert FakeAivvm.replaying(recording, speed=4).answer(chat()).reply.ending.at == 0.5
+    assert FakeAivvm.replaying(recording).answer(chat()).reply.ending.at == 0
     with pytest.raises(ValueError, match="a speed is 0"):
         FakeAivvm.replaying(recording, speed=-1)
 
@@ -307,18 +311,23 @@ def test_a_rule_that_does_not_fit_says_why():
     with pytest.raises(UnmatchedRequest) as caught:
         ask(fake, "Hello")
     message = str(caught.value)
-    assert "on(model='gpt4'), 0 of 1 given; the model is 'gpt-4'" in message
-    assert "on(model='gpt-4'), 0 of 0 given; it fits, and has no reply left: say .reply(...)" in message
-    assert "on(contains='weather'), 0 of 1 given; the last user message is 'Hello'" in message
-    assert "0 of 1 given; the path is '/api/chat'" in message
-    assert "on(method='GET'), 0 of 1 given; the method is 'POST'" in message
+    lines = [line.strip() for line in message.splitlines()]
+    rules = dict(zip(lines[2:-3:2], lines[3:-3:2], strict=False))
+    assert rules["nearest rule: on(model='gpt-4'), 0 of 0 given"].startswith("it fits, and has nothing left")
+    assert rules["rule: on(model='gpt4'), 0 of 1 given"] == "model: expected 'gpt4', but got 'gpt-4'"
+    assert (
+        rules["rule: on(contains='weather'), 0 of 1 given"]
+        == "the last user message: expected something with 'weather', but got 'Hello'"
+    )
+    assert rules["rule: on(method='GET'), 0 of 1 given"] == "method: expected 'GET', but got 'POST'"
+    assert "      path: expected '/api/other', but got '/api/chat'\n      method: expected 'GET'" in message
     assert "the predicate says no" in message
 
 
 def test_a_replaying_fake_lists_models_and_falls_back_on_its_queue():
     recording = Recording([Exchange(build_request("gpt-4", HELLO), Reply.of("recorded"), 0.0)])
     fake = FakeAivvm.replaying(recording).reply("queued")
-    assert fake.answer(post("/api/models", b"{}")).status == 200
+    assert fake.answer(post("/api/models", b"{}")).reply.status == 200
     assert ask(fake, "Something else") == "queued"
     assert ask(fake, "Hello, world") == "recorded"
     fake.assert_all_played()
@@ -332,10 +341,10 @@ def test_a_reader_that_left_is_given_as_long_again_at_any_speed():
         [Exchange(chat(), left, 0.0), Exchange(chat(), Reply.no_answer("closed", at=2), 0.0)]
     )
     fake = FakeAivvm.replaying(recording)
-    assert fake.answer(chat()).ending.at == 0.5
-    assert fake.answer(chat()).ending.at == 2
+    assert fake.answer(chat()).reply.ending.at == 0.5
+    assert fake.answer(chat()).reply.ending.at == 2
     fast = FakeAivvm.replaying(recording, speed=2)
-    assert fast.answer(chat()).ending.at == 1.0
+    assert fast.answer(chat()).reply.ending.at == 1.0
 
 
 @pytest.mark.parametrize(
@@ -385,5 +394,196 @@ def test_every_session_of_the_real_server_can_be_replayed_whole(name):
     recording = fixtures.load(name)
     fake = FakeAivvm.replaying(recording, match_on=("method", "path", "query", "body"))
     for exchange in recording:
-        assert fake.answer(exchange.request) == exchange.reply.scale(0)
+        assert fake.answer(exchange.request).reply == exchange.reply.scale(0)
     fake.assert_all_played()
+
+
+def cut(reply):
+    return reply.cut(after=1)
+
+
+def test_a_fault_is_done_to_the_answer_and_whoever_asks_again_is_given_it_whole():
+    fake = FakeAivvm()
+    fake.reply(Reply.of("one ", "two")).reply("three").fault(cut, times=2)
+    for _ in range(2):
+        with pytest.raises(Interrupted) as caught:
+            ask(fake, "count")
+        assert caught.value.text == "one "
+    assert ask(fake, "count") == "one two"
+    assert ask(fake, "go on") == "three"
+    assert [call.faults for call in fake.calls] == [(cut,), (cut,), (), ()]
+    fake.assert_all_played()
+
+
+def test_a_fault_does_not_hold_up_a_client_that_goes_on_to_the_next_question():
+    fake = FakeAivvm()
+    fake.reply(Reply.of("one", "!")).reply("two").fault(cut)
+    with pytest.raises(Interrupted):
+        ask(fake, "first")
+    assert ask(fake, "second") == "two"
+    fake.assert_all_played()
+
+
+def test_a_fault_meets_whatever_answers_and_takes_no_step_of_a_rule():
+    fake = FakeAivvm()
+    fake.on(contains="count").reply("one two").reply("next")
+    fake.fault(cut)
+    fake.on(model="gpt-4").fault(lambda reply: reply.delay(1))
+    with pytest.raises(Interrupted):
+        ask(fake, "count")
+    assert len(fake.calls[0].faults) == 2
+    assert [ask(fake, "count"), ask(fake, "count")] == ["one two", "next"]
+    fake.assert_all_played()
+
+
+def test_a_recorded_answer_is_broken_and_then_given():
+    recording = Recording([Exchange(chat(), Reply.of("a", "b"))])
+    fake = FakeAivvm.replaying(recording)
+    fake.fault(lambda reply: Reply.error(503), times=2)
+    assert [fake.answer(chat()).reply.status for _ in range(3)] == [503, 503, 200]
+    fake.assert_all_played()
+
+
+def test_faults_apply_to_the_echo_which_stays():
+    fake = FakeAivvm()
+    fake.fault(cut)
+    with pytest.raises(Interrupted):
+        ask(fake, "a b")
+    assert ask(fake, "a b") == "a b"
+
+
+def test_a_fault_that_was_never_done_is_left_over():
+    fake = FakeAivvm()
+    fake.fault(cut, times=3)
+    with pytest.raises(Interrupted):
+        ask(fake, "a b")
+    with pytest.raises(UnplayedReplies, match=r"for every request: <function cut .*> \(2 times\)"):
+        fake.assert_all_played()
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (lambda reply: reply.cut(after=9), "ValueError: the reply has 1 chunks: after=9 is not within it"),
+        (lambda reply: None, "TypeError: it gave None instead of a Reply"),
+        (lambda reply: Reply.of(headers={"a b": "c"}), "ValueError: the name of a header field is a token"),
+    ],
+)
+def test_a_fault_that_cannot_be_done_says_why_and_is_raised_again(fault, why):
+    fake = FakeAivvm()
+    fake.reply("a").fault(fault)
+    with pytest.raises(SetupFailure, match=re.escape(why)) as caught:
+        ask(fake)
+    with pytest.raises(SetupFailure) as again:
+        fake.assert_all_played()
+    assert again.value is caught.value
+
+
+@given(st.integers(1, 6))
+def test_a_rule_for_the_nth_request_counts_those_that_fit(n):
+    fake = FakeAivvm()
+    fake.on(model="gpt-4", nth=n).reply("nth")
+    fake.reply("other", forever=True)
+    answers = []
+    for _ in range(6):
+        ask(fake, model="gpt-3.5-turbo")
+        answers.append(ask(fake))
+    assert answers == ["other"] * (n - 1) + ["nth"] + ["other"] * (6 - n)
+    fake.assert_all_played()
+
+
+def test_the_nth_request_is_counted_whichever_rule_answers_it():
+    fake = FakeAivvm()
+    fake.on(model="gpt-4").reply("first")
+    fake.on(model="gpt-4", nth=2).reply("second")
+    assert [ask(fake), ask(fake)] == ["first", "second"]
+
+
+@given(st.integers(), st.floats(0.1, 0.9))
+def test_chance_is_the_same_for_the_same_seed(seed, probability):
+    def faulty():
+        fake = FakeAivvm()
+        fake.on(probability=probability, seed=seed).fault(cut, forever=True)
+        return [fake.answer(chat()).faults for _ in range(20)]
+
+    assert faulty() == faulty()
+
+
+def test_chance_is_as_likely_as_it_says_and_leaves_nothing_over():
+    fake = FakeAivvm()
+    fake.on(probability=0.25, seed=1).fault(cut, times=1000)
+    hit = sum([bool(fake.answer(chat()).faults) for _ in range(2000)])
+    assert 400 < hit < 600
+    fake.assert_all_played()
+
+
+def test_fail_twice_then_answer_is_one_rule():
+    fake = FakeAivvm()
+    fake.on(contains="weather").reply(Reply.error(503), times=2).reply("It rains.")
+    messages = [{"role": "user", "content": "The weather?"}]
+    assert [fake.answer(chat(messages=messages)).reply.status for _ in range(3)] == [503, 503, 200]
+
+
+def test_a_rule_looks_at_headers_and_members_of_the_body():
+    fake = FakeAivvm()
+    fake.on(json={"temperature": 0.5}, headers={"Content-Type": "application/json"}).reply("cool")
+    fake.reply("warm", forever=True)
+    assert ask(fake, temperature=0.5) == "cool"
+    assert ask(fake, temperature=0.7) == "warm"
+
+
+def test_the_journal_tells_how_far_each_client_came():
+    fake = FakeAivvm()
+    fake.reply(Reply.of("a", wait(3), "bc", "d")).reply(Reply.of("a", "b").cut()).reply(Reply.of("a").stall())
+    provider = Aivvm(transport=fake.transport())
+    stream = provider.create_completion("gpt-4", [{"role": "user", "content": "1"}])
+    next(stream)
+    call = fake.calls[0]
+    assert (call.outcome, call.chunks_taken, call.bytes_taken, call.closed) == ("open", 1, 1, False)
+    next(stream)
+    stream.close()
+    assert (call.outcome, call.chunks_taken, call.bytes_taken, call.closed) == ("closed", 2, 3, True)
+    assert call.lasted == 3
+    for error in (Interrupted, TimedOut):
+        with pytest.raises(error):
+            ask(fake, timeout=60)
+    assert [call.outcome for call in fake.calls[1:]] == ["played", "played"]
+    assert [call.chunks_taken for call in fake.calls[1:]] == [2, 1]
+    assert fake.calls[2].lasted == 60
+    assert fake.calls[0].at <= fake.calls[1].at <= fake.calls[2].at
+
+
+def test_a_client_that_takes_nothing_has_closed_the_answer():
+    fake = FakeAivvm()
+    fake.transport().send(chat(), timeout=None).close()
+    assert fake.calls[0].closed
+    assert fake.calls[0].chunks_taken == 0
+
+
+def test_assertions_about_calls_give_the_call_or_say_what_came():
+    fake = FakeAivvm()
+    fake.assert_not_called()
+    with pytest.raises(AssertionError, match="expected one request, but none came"):
+        fake.assert_called_once_with()
+    ask(fake, "Hello")
+    assert fake.assert_called_once_with(model="gpt-4", json={"temperature": 0.7}) is fake.calls[0]
+    with pytest.raises(AssertionError) as caught:
+        fake.assert_called_once_with(
+            model="gpt-4", json={"temperature": 1, "key": "sk-0123456789", "top_p": 1}
+        )
+    assert str(caught.value).splitlines() == [
+        "expected one request with model='gpt-4', json={'temperature': 1, 'key': '(secret)', 'top_p': 1}, "
+        "but 1 came:",
+        "  POST https://chat.aivvm.com/api/chat (gpt-4: Hello)",
+        "      json['temperature']: expected 1 (int), but got 0.7 (float)",
+        "      json['key']: another secret",
+        "      json['top_p']: expected 1 (int), but it is missing",
+    ]
+    ask(fake, "Bye")
+    assert fake.assert_any_call(contains="Bye") is fake.calls[1]
+    with pytest.raises(AssertionError, match="expected one request, but 2 came"):
+        fake.assert_called_once_with()
+    with pytest.raises(AssertionError, match="the last user message: expected something with 'Hm'"):
+        fake.assert_any_call(contains="Hm")
+    with pytest.raises(AssertionError, match="expected no request, but 2 came"):
+        fake.assert_not_called()

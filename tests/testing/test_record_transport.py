@@ -543,7 +543,7 @@ def test_a_secret_that_the_answer_repeats_is_in_neither_file_nor_journal(tmp_pat
         (len(chunk.data), round(chunk.at, 6)) for chunk in reply.chunks
     ]
     again = FakeAivvm.replaying(recorded)
-    assert again.answer(request).status == 500
+    assert again.answer(request).reply.status == 500
 
 
 def test_a_tap_that_is_closed_early_writes_what_still_waited(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ Nothing here sleeps: where time must pass, a reply of the server takes that time
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import http.client
 import os
 import select
+import selectors
 import socket
 import struct
 import subprocess
@@ -25,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aivvm.transport import Request
+from aivvm_testing.call import Call
 from aivvm_testing.errors import ReadPastRecording, SetupFailure, UnmatchedRequest
 from aivvm_testing.replay import server as server_module
 from aivvm_testing.replay.server import FakeServer
@@ -42,16 +45,18 @@ class Scripted:
     def __init__(self, *replies: Reply | Exception) -> None:
         self.replies = list(replies)
         self.requests: list[Request] = []
+        self.calls: list[Call] = []
         self.errors: list[SetupFailure] = []
         self.threads: set[threading.Thread] = set()
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: Request) -> Call:
         self.requests.append(request)
         self.threads.add(threading.current_thread())
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):
             raise reply
-        return reply
+        self.calls.append(Call(request, reply))
+        return self.calls[-1]
 
     def refuses_next(self) -> bool:
         reply = self.replies[0]
@@ -65,7 +70,10 @@ class Scripted:
 
 
 def connect(server: FakeServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    """What is sent here arrives at once, however little it is."""
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def until_end(sock: socket.socket) -> bytes:
@@ -84,6 +92,16 @@ def ask(server: FakeServer, sent: bytes = CLOSING) -> bytes:
     with connect(server) as sock:
         sock.sendall(sent)
         return until_end(sock)
+
+
+def take(sock: socket.socket, size: int) -> int:
+    """Reads so many bytes."""
+    left = size
+    while left:
+        piece = sock.recv(left)
+        assert piece
+        left -= len(piece)
+    return size
 
 
 def read_answer(sock: socket.socket) -> bytes:
@@ -243,7 +261,7 @@ def test_who_waits_at_the_door_when_it_closes_is_reset():
     class Gated(Scripted):
         entered, opened = threading.Event(), threading.Event()
 
-        def answer(self, request: Request) -> Reply:
+        def answer(self, request: Request) -> Call:
             self.entered.set()
             assert self.opened.wait(10)
             return super().answer(request)
@@ -405,17 +423,25 @@ def test_requests_sent_together_are_answered_in_order():
 
 
 def test_a_thousand_requests_sent_together_are_all_answered():
-    with FakeServer(Scripted(Reply.of(wait(0.001), "a"), Reply.of("a"))) as server, connect(server) as sock:
-        sock.sendall(GET * 999 + CLOSING)
+    fake = Scripted(Reply.of(wait(0.001), "a"), Reply.of("a"))
+    padded = GET.replace(
+        b"Host", b"x: " + b"y" * 1000 + b"\r\nHost"
+    )  # so many bytes are read in several turns
+    with FakeServer(fake) as server, connect(server) as sock:
+        sock.sendall(padded * 999 + CLOSING)
         assert until_end(sock).count(b"\r\n1\r\na\r\n0\r\n\r\n") == 1000
+    assert [call.outcome for call in fake.calls] == ["played"] * 1000
 
 
-def test_a_server_takes_in_no_more_requests_than_it_can_answer_soon():
+@pytest.mark.parametrize("body", [0, 1_000_000])
+def test_a_server_takes_in_no_more_requests_than_it_can_answer_soon(body: int):
+    request = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (body, b"x" * body)
+    flood = memoryview(request * (2 if body else 1000))
     with FakeServer(Scripted(Reply.of("a").delay(60))) as server, connect(server) as sock:
         sock.setblocking(False)
         taken, limit = 0, 30_000_000  # the kernel's own buffers are below that
         while taken < limit and select.select([], [sock], [], 0.2)[1]:
-            taken += sock.send(GET * 1000)
+            taken += sock.send(flood[taken % len(flood) :])
         assert taken < limit
 
 
@@ -423,7 +449,6 @@ def test_a_request_may_come_in_any_pieces():
     fake = Scripted(Reply.of("a"))
     body = "日本".encode()
     with FakeServer(fake) as server, connect(server) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in (
             b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n%b\r\n0\r\n\r\n" % body
         ):
@@ -472,6 +497,257 @@ def test_a_client_that_waits_to_be_told_to_go_on_is_told():
         assert sock.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"{}")
         assert read_answer(sock).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+# What a call tells of its answer
+
+
+@pytest.mark.parametrize("reply", [ENDINGS[name][0] for name in ENDINGS], ids=ENDINGS)
+def test_an_answer_whose_ending_was_given_is_played(session: requests.Session, reply: Reply):
+    fake = Scripted(reply)
+    server = FakeServer(fake)
+    server.start()
+    got(session, server.url, 0.1 if reply.ending.kind == "stall" else 10)
+    session.close()
+    catch_up(server)
+    outcome = fake.calls[0].outcome
+    server.stop()
+    (call,) = fake.calls
+    # Who leaves a `closed` answer in time has done as the recorded client did; here it read on until it was cut off.
+    assert (outcome, call.outcome) == ("played", "played")
+    assert call.lasted is not None
+    assert call.lasted >= reply.ending.at
+    assert call.chunks_taken == len(reply.chunks)
+    assert call.bytes_taken == sum([len(chunk.data) for chunk in reply.chunks])
+
+
+@pytest.mark.parametrize(
+    "how", ["it closes", "it resets", "it closes its half, then resets", "the server stops"]
+)
+def test_an_answer_that_is_left_before_its_end_is_closed_and_has_what_was_taken(how: str):
+    fake = Scripted(Reply.of("a", wait(0.01), "bc", wait(60), "d"))
+    with FakeServer(fake) as server:
+        sock = connect(server)
+        sock.sendall(GET)
+        data = b""
+        while not data.endswith(b"2\r\nbc\r\n"):
+            data += sock.recv(65536)
+        if how == "it closes its half, then resets":
+            sock.shutdown(socket.SHUT_WR)
+            catch_up(server)
+        if "resets" in how:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if how == "the server stops":
+            server.stop()
+        sock.close()
+        if how != "the server stops":
+            catch_up(server)
+        if LINUX and "resets" in how:
+            assert fake.calls[0].closed  # a FIN alone may be half of the client
+    (call,) = fake.calls
+    assert call.closed
+    assert (call.chunks_taken, call.bytes_taken) == (2, 3)
+    assert 0.01 <= call.lasted < 10
+
+
+def test_an_answer_counts_as_taken_no_further_than_the_client_has_room():
+    fake = Scripted(Reply.of(*["x" * 1_000_000] * 40))
+    with FakeServer(fake) as server, connect(server) as sock:
+        sock.sendall(CLOSING)
+        assert take(sock, 100_000)
+    (call,) = fake.calls
+    assert call.closed
+    assert call.bytes_taken < 40_000_000
+    if LINUX:
+        assert call.bytes_taken > 99_000
+
+
+def test_each_of_the_requests_sent_together_is_a_call():
+    replies = Reply.of("a"), Reply.of("b").stall(), Reply.of("c")
+    fake = Scripted(*replies)
+    with FakeServer(fake) as server, connect(server) as sock:
+        sock.sendall(GET * 3)
+        data = b""
+        while not data.endswith(b"1\r\nb\r\n"):
+            data += sock.recv(65536)
+        assert [call.outcome for call in fake.calls] == ["played", "open"]
+    assert [call.outcome for call in fake.calls] == ["played", "played"]
+
+
+def test_a_client_that_leaves_where_the_recorded_one_did_has_closed_the_answer():
+    fake = Scripted(Reply(Head(), (Chunk(b"a"),), Ending("closed", 0.01)))
+    with FakeServer(fake) as server:
+        with connect(server) as sock:
+            sock.sendall(GET)
+            while b"a" not in sock.recv(65536)[-4:]:
+                pass
+        catch_up(server)
+    (call,) = fake.calls
+    assert (call.outcome, call.chunks_taken) == ("closed", 1)
+
+
+def test_a_call_whose_reply_no_wire_can_carry_has_no_answer(session: requests.Session):
+    with ending_in(SetupFailure, "CR, LF or NUL", Reply.of("a", reason="two\r\nlines")) as (server, fake):
+        assert session.get(server.url).status_code == 500
+    assert (fake.calls[0].outcome, fake.calls[0].chunks_taken) == ("unmatched", 0)
+
+
+# Patience
+
+
+class Hours:
+    """The server's clock, which stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passing(self, server: FakeServer, seconds: float) -> None:
+        catch_up(server)
+        self.now += seconds
+        catch_up(server)
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
+    hours = Hours()
+    monkeypatch.setattr(server_module, "monotonic", hours)
+    return hours
+
+
+def test_a_client_that_says_nothing_is_let_go(hours: Hours):
+    with FakeServer(Scripted(Reply.of("a"))) as server, connect(server) as sock:
+        hours.passing(server, 59)
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+        sock.settimeout(10)
+        hours.passing(server, 2)
+        assert sock.recv(1) == b""
+
+
+def test_each_answer_gives_a_client_its_time_again(hours: Hours):
+    with FakeServer(Scripted(Reply.of("a")), idle_timeout=10) as server, connect(server) as sock:
+        for _ in range(3):
+            hours.passing(server, 9)
+            sock.sendall(GET)
+            assert read_answer(sock).endswith(b"\r\n1\r\na\r\n0\r\n\r\n")
+        hours.passing(server, 11)
+        assert sock.recv(1) == b""
+
+
+def test_patience_is_with_clients_and_no_answer_is_too_long(hours: Hours):
+    reply = Reply.of("a", wait(500), "b", wait(500), "c")
+    with FakeServer(Scripted(reply)) as server, connect(server) as sock, connect(server) as stalled:
+        sock.sendall(GET)
+        for _ in range(2):
+            hours.passing(server, 501)
+        assert read_answer(sock).endswith(b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n")
+        assert stalled.recv(1) == b""
+
+
+def test_a_head_that_comes_byte_by_byte_is_given_up_all_the_same(hours: Hours):
+    with FakeServer(Scripted(Reply.of("a"))) as server, connect(server) as sock:
+        hours.passing(server, 50)  # its patience begins with the first byte
+        for n in range(3):
+            sock.sendall(GET[n : n + 1])
+            hours.passing(server, 4)
+        assert until_end(sock).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_takes_nothing_more_is_reset(hours: Hours):
+    fake = Scripted(Reply.of("x" * 60_000_000))
+    with FakeServer(fake) as server, connect(server) as sock:
+        sock.sendall(GET)
+        for _ in range(3):
+            hours.passing(server, 59)
+            assert fake.calls[0].outcome == "open"
+            assert take(sock, 10_000_000)
+        hours.passing(server, 61)
+        assert fake.calls[0].closed
+        assert 30_000_000 < fake.calls[0].bytes_taken < 60_000_000
+        with pytest.raises(ConnectionResetError):
+            until_end(sock)
+
+
+def test_a_client_that_talks_on_after_the_end_is_heard_for_a_while(hours: Hours):
+    with FakeServer(Scripted(Reply.of("a").cut())) as server, connect(server) as sock:
+        sock.sendall(GET)
+        assert until_end(sock).endswith(b"1\r\na\r\n")
+        for _ in range(3):
+            hours.passing(server, 0.6)
+            sock.sendall(GET)
+        hours.passing(server, 0.6)
+        sock.sendall(GET)
+        gone = select.poll()
+        gone.register(sock, 0)
+        assert gone.poll(10_000)
+
+
+@pytest.mark.parametrize("seconds", [1e8, 1e300])
+def test_a_wait_that_no_clock_reaches_is_only_a_wait(seconds: float):
+    fake = Scripted(Reply.of("a").delay(seconds), Reply.of("b"))
+    with FakeServer(fake) as server, connect(server) as sock:
+        sock.sendall(GET)
+        catch_up(server)
+        assert ask(server).endswith(b"\r\n1\r\nb\r\n0\r\n\r\n")
+    assert fake.errors == []
+
+
+@pytest.mark.parametrize("name", ["idle_timeout", "request_timeout", "write_timeout"])
+def test_patience_is_seconds(name: str):
+    with pytest.raises(ValueError, match=f"{name} is a number of seconds over 0, but got 0"):
+        FakeServer(Scripted(Reply.of("a")), **{name: 0})
+
+
+class Sleeper:
+    due = 0
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["set", "set_by", "drop", "due"]), st.integers(0, 4), st.floats(0, 0.5)),
+        max_size=60,
+    )
+)
+def test_everyone_is_called_at_the_last_moment_that_was_said_and_never_before(
+    steps: list[tuple[str, int, float]],
+):
+    now = 1000.0
+    moments, sleepers = server_module._Moments(), [Sleeper() for _ in range(5)]
+    said: dict[Sleeper, float] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "monotonic", lambda: now)
+        for verb, n, seconds in steps:
+            whose = sleepers[n]
+            if verb == "set":
+                moments.set(whose, now + seconds)
+                said[whose] = now + seconds
+            elif verb == "set_by":
+                moments.set_by(whose, now + seconds)
+                said[whose] = min(now + seconds, said.get(whose, 1e9))
+            elif verb == "drop":
+                moments.drop(whose)
+                said.pop(whose, None)
+            else:
+                now += seconds
+                for called in moments.due():
+                    assert said.pop(called) <= now
+                assert all(moment > now - 0.0011 for moment in said.values())
+            if said:
+                assert 0 <= moments.patience() <= max(0, min(said.values()) - now) + 0.0011
+
+
+def test_moments_that_are_taken_back_leave_nothing():
+    moments, sleeper = server_module._Moments(), Sleeper()
+    for n in range(1000):
+        moments.set(sleeper, float(n))
+    moments.drop(sleeper)
+    assert not moments._slots
+    assert len(moments._ticks) < 100
 
 
 # Requests that are none
@@ -586,7 +862,7 @@ def test_whatever_else_a_fake_raises_is_answered_and_raised_at_the_exit(session:
 
 def test_a_test_that_fails_within_the_fake_fails(session: requests.Session):
     class Failing(Scripted):
-        def answer(self, request: Request) -> Reply:
+        def answer(self, request: Request) -> Call:
             pytest.fail("asked too early")
 
     server = FakeServer(Failing(Reply.of("a")))
@@ -653,7 +929,178 @@ def test_a_server_whose_thread_has_died_says_so_and_leaves_nothing(monkeypatch: 
     server.stop()
 
 
+# Pages of other origins
+
+
+PREFLIGHT = (
+    b"OPTIONS /api/chat HTTP/1.1\r\nHost: h\r\nOrigin: http://page.example\r\n"
+    b"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type,x-mine\r\n\r\n"
+)
+
+
+def heads(answers: bytes) -> list[dict[str, str]]:
+    """The header fields of each answer, and its status."""
+    found = []
+    for head in answers.split(b"HTTP/1.1 ")[1:]:
+        status, *lines = head.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+        found.append({"status": status[:3], **dict(line.lower().split(": ", 1) for line in lines)})
+    return found
+
+
+def test_a_preflight_is_answered_here_and_is_no_call():
+    fake = Scripted(Reply.of("a"))
+    with FakeServer(fake, cors=True) as server:
+        asks_more = PREFLIGHT.replace(
+            b"\r\n\r\n", b"\r\nAccess-Control-Request-Private-Network: true\r\n\r\n"
+        )
+        first, second, answer = heads(ask(server, PREFLIGHT + asks_more + CLOSING))
+    assert first == {
+        "status": "204",
+        "access-control-allow-origin": "*",
+        "access-control-expose-headers": "*",
+        "access-control-allow-methods": "post",
+        "access-control-allow-headers": "content-type,x-mine",
+        "access-control-max-age": "600",
+    }
+    assert second == first | {"access-control-allow-private-network": "true"}
+    assert answer["status"] == "200"
+    assert [request.method for request in fake.requests] == ["GET"]
+
+
+@pytest.mark.parametrize("field", [b"Origin", b"Access-Control-Request-Method"])
+def test_what_is_no_preflight_is_asked_of_the_fake(field: bytes):
+    fake = Scripted(Reply.of("a"))
+    with FakeServer(fake, cors=True) as server:
+        (answer,) = heads(
+            ask(
+                server,
+                PREFLIGHT.replace(field, b"X-Other").replace(b"h\r\n", b"h\r\nConnection: close\r\n", 1),
+            )
+        )
+    assert (answer["status"], answer["access-control-allow-origin"]) == ("200", "*")
+    assert [request.method for request in fake.requests] == ["OPTIONS"]
+
+
+@pytest.mark.parametrize(
+    ("cors", "added"),
+    [
+        (True, {"access-control-allow-origin": "*", "access-control-expose-headers": "*"}),
+        (
+            "http://localhost:3000",
+            {
+                "access-control-allow-origin": "http://localhost:3000",
+                "access-control-expose-headers": "*",
+                "vary": "origin",
+            },
+        ),
+        (False, {}),
+    ],
+)
+def test_every_answer_says_who_may_read_it(cors: bool | str, added: dict[str, str]):
+    fake = Scripted(
+        Reply.of("a"), UnmatchedRequest("none"), KeyError("x"), Reply.of("b"), Reply.of("c").delay(60)
+    )
+    server = FakeServer(fake, cors=cors, request_timeout=0.05)
+    server.start()
+    answers = ask(server, GET * 3 + CLOSING) + ask(server, b"garbage\r\n\r\n") + ask(server, b"GET /")
+    server.stop()
+    found = heads(answers)
+    assert [head["status"] for head in found] == ["200", "501", "500", "200", "400", "408"]
+    for head in found:
+        assert {name: head[name] for name in head if name.startswith(("access", "vary"))} == added
+
+
+def test_a_reply_that_says_itself_who_may_read_it_has_its_say():
+    reply = Reply.of("a", headers={"access-control-allow-origin": "https://recorded.example"})
+    with FakeServer(Scripted(reply), cors=True) as server:
+        answer = ask(server)
+    assert answer.lower().count(b"access-control-allow-origin") == 1
+    assert b"https://recorded.example" in answer
+
+
+@pytest.mark.parametrize("cors", ["", "*", "localhost:3000", "http://a/", "http://a\r\nx: y", None, 1])
+def test_cors_is_true_or_an_origin(cors: Any):
+    with pytest.raises(
+        ValueError, match="cors is True, or an origin such as 'http://localhost:3000', but got"
+    ):
+        FakeServer(Scripted(Reply.of("a")), cors=cors)
+
+
+# Within an asyncio program
+
+
+def test_an_asyncio_program_is_served_and_not_held_up():
+    class Gated(Scripted):
+        entered, opened = threading.Event(), threading.Event()
+
+        def answer(self, request: Request) -> Call:
+            self.entered.set()
+            assert self.opened.wait(10)
+            return super().answer(request)
+
+    async def program() -> bytes:
+        fake = Gated(Reply.of("a", wait(0.01), "b"))
+        loop = asyncio.get_running_loop()
+        async with FakeServer(fake) as server:
+            fake.opened.set()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(CLOSING)
+            data = await reader.read()
+            fake.opened.clear()
+            fake.entered.clear()
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(CLOSING)
+            await asyncio.to_thread(fake.entered.wait, 10)
+            # The server's thread is within the fake, so stopping must wait; the program must not.
+            loop.call_later(0.01, fake.opened.set)
+        writer.close()
+        with pytest.raises(RuntimeError, match="not running"):
+            _ = server.port
+        return data
+
+    assert asyncio.run(program()).endswith(b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("raised", [None, ZeroDivisionError])
+def test_an_asyncio_program_gets_the_failure_too_unless_it_failed_itself(raised: type[Exception] | None):
+    async def program() -> None:
+        async with FakeServer(Scripted(UnmatchedRequest("none"))) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(CLOSING)
+            assert (await reader.read()).startswith(b"HTTP/1.1 501 ")
+            writer.close()
+            await writer.wait_closed()
+            if raised is not None:
+                raise raised
+
+    with pytest.raises(raised or UnmatchedRequest):
+        asyncio.run(program())
+
+
 # The server itself
+
+
+def test_it_serves_where_there_is_no_epoll(monkeypatch: pytest.MonkeyPatch, session: requests.Session):
+    monkeypatch.setattr(server_module, "_poller", server_module._Selected)
+    monkeypatch.setattr(server_module, "_READABLE", selectors.EVENT_READ)
+    monkeypatch.setattr(server_module, "_WRITABLE", selectors.EVENT_WRITE)
+    size = 8_000_000
+    replies = Reply.of("a", wait(0.01), "b"), Reply.of("x" * size), Reply.no_answer("refused"), Reply.of("c")
+    fake = Scripted(*replies)
+    with FakeServer(fake) as server:
+        assert got(session, server.url) == ([b"a", b"b"], None)
+        with connect(server) as sock:
+            sock.sendall(CLOSING)
+            sock.shutdown(socket.SHUT_WR)
+            assert until_end(sock).count(b"x") == size
+        with pytest.raises(ConnectionRefusedError):
+            connect(server)
+        server.resume()
+        with connect(server) as sock:
+            sock.sendall(GET.replace(b"Host", b"x: " + b"y" * 1000 + b"\r\nHost") * 199 + CLOSING)
+            assert until_end(sock).count(b"\r\n1\r\nc\r\n0\r\n\r\n") == 200
+    assert [call.outcome for call in fake.calls] == ["played"] * 202
 
 
 def test_it_starts_and_stops_again_and_again():

@@ -1,0 +1,467 @@
+"""A network in memory: urllib3's connections, with a fake where a socket would be.
+
+urllib3 and `http.client` make the request, parse the answer, and keep, reuse or drop the connection, with their own
+code; only the socket is replaced. It gives its reader what a socket would: bytes as they come due, one frame of the
+answer at a time, timeouts as gaps between reads, and every ending. Requests are read and answers framed by `wire`, as
+for the server. Nothing here knows `requests`, or which requests are meant: adapters do.
+
+No TLS is spoken: an https connection counts as verified, and is the same memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import io
+import os
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.connection import port_by_scheme
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from aivvm.transport import Request
+from aivvm_testing.call import Call
+from aivvm_testing.clock import Clock, Timer
+from aivvm_testing.errors import SetupFailure
+from aivvm_testing.matching import describe
+from aivvm_testing.replay.play import NO_ANSWER, Play, chunks_so_far
+from aivvm_testing.reply import HEADLESS_KINDS, Ending, Reply
+from aivvm_testing.wire import (
+    CONTINUE,
+    AwaitsContinue,
+    Incoming,
+    RequestParser,
+    Schedule,
+    Schedules,
+    body_framing,
+)
+
+if TYPE_CHECKING:
+    from aivvm_testing.fake import FakeAivvm
+
+_NOBODY = Request("", "")
+_SILENCE = Ending("stall")
+
+
+class Network:
+    """Where a fake is every peer. May be shared between threads and clients.
+
+    `failure` is the first `SetupFailure` that a request met here, the reading of its answer included, whether or not
+    the code that asked has seen it.
+    """
+
+    def __init__(self, fake: FakeAivvm) -> None:
+        self.clock: Clock = fake.clock
+        self.failure: SetupFailure | None = None
+        self._fake = fake
+        self._schedules = Schedules()
+        self._lock = threading.Lock()
+
+    def failed(self, error: SetupFailure) -> None:
+        """Keeps the error, and has the fake keep it."""
+        self.failure = self.failure or error
+        self._fake.failed(error)
+
+    def call(self, request: Request) -> Call:
+        """What the fake answers. Whatever else it raises is a `SetupFailure`: no client takes that for its own."""
+        try:
+            return self._fake.answer(request)
+        except SetupFailure as error:
+            self.failed(error)
+            raise
+        except Exception as error:
+            failure = SetupFailure(
+                f"no answer could be made to {describe(request)}: {type(error).__name__}: {error}"
+            )
+            self.failed(failure)
+            raise failure from error
+
+    def schedule(self, reply: Reply, asked: Incoming) -> Schedule:
+        """The bytes of the reply, and when they are due."""
+        with self._lock:
+            return self._schedules.of(
+                reply, method=asked.request.method, version=asked.version, keep_alive=asked.keep_alive
+            )
+
+
+class Pools:
+    """One client's connections to a network, by scheme, host and port; `maxsize` and `block` as urllib3 has them.
+
+    May be shared between threads as urllib3's pools may. After `close` it begins anew.
+    """
+
+    def __init__(self, network: Network, *, maxsize: int = 10, block: bool = False) -> None:
+        self._network = network
+        self._maxsize = maxsize
+        self._block = block
+        self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
+        self._lock = threading.Lock()
+
+    def to(self, url: str) -> urllib3.HTTPConnectionPool:
+        """The pool of connections for this url. Raises `ValueError` for a url without a host."""
+        parts = urlsplit(url)
+        scheme, host = parts.scheme, parts.hostname
+        if not host or scheme not in _POOLS:
+            raise ValueError(f"a url begins with http:// or https:// and a host, but got {url!r}")
+        key = (scheme, host, parts.port or port_by_scheme[scheme])
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = _POOLS[scheme](
+                    host, key[2], maxsize=self._maxsize, block=self._block, network=self._network
+                )
+        return pool
+
+    def close(self) -> None:
+        """Closes the connections that nobody is using, and the others when they are given back."""
+        with self._lock:
+            pools = list(self._pools.values())
+            self._pools.clear()
+        for pool in pools:
+            pool.close()
+
+
+# The dearest parts of a call are `http.client`'s: to check and encode the fields of a request, and to parse the head of
+# an answer. What comes of it depends on these bytes alone, and they are mostly those of the call before.
+
+
+class _Memory(dict[Any, Any]):
+    """What came of it before, in a few hundred cases at most."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if len(self) >= 512:
+            self.clear()
+        super().__setitem__(key, value)
+
+
+_fields = _Memory()
+_heads = _Memory()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer, whose head is parsed only once however often the same one comes."""
+
+    _method: str | None
+
+    def begin(self) -> None:
+        data = self.fp.peek()
+        head = data[: data.find(b"\r\n\r\n") + 4]
+        key = head, self._method
+        known = _heads.get(key)
+        if known is not None:
+            self.fp.read(len(head))
+            state, fields = known
+            vars(self).update(state)
+            self.headers = self.msg = message = http.client.HTTPMessage()
+            for field in fields:
+                message.set_raw(*field)
+            message.set_payload("")
+            return
+        before = dict(vars(self))
+        super().begin()
+        # It ends where the parser saw its end, and is no 1xx with another one after it.
+        whole = head.endswith(b"\r\n\r\n") and head.count(b"\n") == head.count(b"\r\n") and head[9:10] != b"1"
+        if whole and not self.debuglevel and not self.msg.defects:
+            state = {name: value for name, value in vars(self).items() if value is not before.get(name, self)}
+            _heads[key] = state, state.pop("headers").items()
+
+
+# What is urllib3's own keeps its name: it stands in the texts of errors.
+
+
+class _InMemory:
+    """What a connection does otherwise when its peer is in memory."""
+
+    response_class: Any = _Response
+    scheme: str
+    sock: Any
+    is_verified: bool
+    _buffer: list[bytes]
+    _output: Callable[[bytes], None]
+
+    def __init__(self, *args: Any, network: Network, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._network = network
+
+    def connect(self) -> None:
+        self.sock = _Socket(self._network, self)
+        self.is_verified = True  # else urllib3 warns that it is not
+
+    @property
+    def is_connected(self) -> bool:
+        return self.sock is not None and self.sock.is_idle
+
+    def putheader(self, header: Any, *values: Any) -> None:
+        line = _fields.get((header, values))
+        if line is not None:
+            self._output(line)
+            return
+        before = len(self._buffer)
+        super().putheader(header, *values)  # type: ignore[misc]  # it stands before a connection
+        if len(self._buffer) > before and type(header) is str and len(values) == 1 and type(values[0]) is str:
+            _fields[header, values] = self._buffer[-1]
+
+
+class HTTPConnection(_InMemory, urllib3.connection.HTTPConnection):
+    """A connection without a socket."""
+
+    scheme = "http"
+
+
+class HTTPSConnection(_InMemory, urllib3.connection.HTTPSConnection):
+    """A connection without a socket, and without TLS."""
+
+    scheme = "https"
+
+
+class HTTPConnectionPool(urllib3.HTTPConnectionPool):
+    """Connections without sockets to one host."""
+
+    ConnectionCls = HTTPConnection
+
+
+class HTTPSConnectionPool(urllib3.HTTPSConnectionPool):
+    """Connections without sockets, and without TLS, to one host."""
+
+    ConnectionCls = HTTPSConnection
+
+
+_POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+
+
+class _Socket:
+    """What `http.client` needs of a connected socket. For one thread at a time, as a connection is."""
+
+    def __init__(self, network: Network, connection: Any) -> None:
+        self._network = network
+        self._connection = connection
+        host = f"[{connection.host}]" if ":" in connection.host else connection.host
+        self._parser = RequestParser(scheme=connection.scheme, authority=f"{host}:{connection.port}")
+        self._plays: deque[_Play] = deque()
+        self._readers = 0
+        self._closed = False
+        self.settimeout(connection.timeout)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can take a request: nothing is left to read, not even an end."""
+        return not self._plays
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._patience = inf if timeout is None else timeout
+        for play in self._plays:
+            play.patience = self._patience
+
+    # Requests
+
+    def sendall(self, data: bytes) -> None:
+        for event in self._parser.feed(data):
+            timer = self._network.clock.timer()  # its time begins when the request is whole
+            if isinstance(event, Incoming):
+                self._answer(event, timer)
+            elif isinstance(event, AwaitsContinue):
+                self._say(Schedule(((0.0, CONTINUE),), "keep", 0.0), timer)
+            else:
+                self._say(Schedule(((0.0, event.answer),), "close", 0.0), timer)
+
+    def _answer(self, asked: Incoming, timer: Timer) -> None:
+        call = self._network.call(asked.request)
+        reply = call.reply
+        assert reply is not None
+        if reply.ending.kind in HEADLESS_KINDS:
+            Play(self._network, call, timer, self._patience).end(reply.ending, NO_ANSWER)
+            self._cannot_connect(reply.ending.kind)
+        made = self._network.schedule(reply, asked)
+        call.on_wire(made.ends)
+        self._plays.append(_Play(self._network, call, timer, self._patience, made, reply.ending))
+
+    def _say(self, made: Schedule, timer: Timer, ending: Ending = Ending()) -> _Play:  # noqa: B008  # it is frozen
+        """Gives the reader something that is no answer of the fake."""
+        play = _Play(self._network, Call(_NOBODY, None), timer, self._patience, made, ending)
+        self._plays.append(play)
+        return play
+
+    def _cannot_connect(self, kind: str) -> None:
+        """Raises what urllib3's attempt to connect would have: that comes first over a network, and here last."""
+        connection = self._connection
+        if kind == "unresolved":
+            unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            raise NameResolutionError(connection.host, connection, unknown) from unknown
+        if kind == "refused":
+            refused = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            raise NewConnectionError(
+                connection, f"Failed to establish a new connection: {refused}"
+            ) from refused
+        if kind == "tls":
+            raise ssl.SSLError(1, "[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE] sslv3 alert handshake failure")
+        late = TimeoutError("timed out")
+        raise ConnectTimeoutError(
+            connection, f"Connection to {connection.host} timed out. (connect timeout={connection.timeout})"
+        ) from late
+
+    # Answers
+
+    def makefile(self, mode: str, *_: object) -> io.BufferedReader:
+        self._readers += 1
+        return io.BufferedReader(_Reader(self))
+
+    def take_into(self, buffer: memoryview) -> int:
+        """As `recv_into` of a socket: what is due next, no more than one frame of it; 0 is the end."""
+        if not self._plays:
+            self._wait_for_nothing()
+        play = self._plays[0]
+        data = play.rest or play.next_frame()
+        if not data:
+            return 0
+        size = len(data)
+        if size <= len(buffer):
+            play.rest = b""
+        else:
+            size = len(buffer)
+            data = memoryview(data)
+            play.rest = data[size:]
+            data = data[:size]
+        buffer[:size] = data
+        call = play.call
+        call.position += size
+        if call.position >= play.enough:
+            play.left("played")
+            if play.leaves_open:
+                self._plays.popleft()
+        return size
+
+    def _wait_for_nothing(self) -> None:
+        """The client reads, but the rest of a request is missing, or all of one: the peer waits, too."""
+        play = self._say(Schedule((), "stall", 0.0), self._network.clock.timer(), _SILENCE)
+        play.so_far = f"{'a part of a' if self._parser.incomplete else 'no'} request was sent"
+
+    # Its end
+
+    def shutdown(self, how: int) -> None:
+        """Nothing more comes: what the reader waits for is the end."""
+        self._leave()
+        self._say(Schedule((), "close", 0.0), self._network.clock.timer())
+
+    def close(self) -> None:
+        self._closed = True
+        if not self._readers:
+            self._leave()
+
+    def let_go(self) -> None:
+        """A reader is closed; the last one of a closed socket ends it."""
+        self._readers -= 1
+        if self._closed:
+            self.close()
+
+    def _leave(self) -> None:
+        for play in self._plays:
+            play.left()
+        self._plays.clear()
+
+
+class _Reader(io.RawIOBase):
+    """What a socket's `makefile` reads from: after a timeout it is of no more use."""
+
+    def __init__(self, sock: _Socket) -> None:
+        self._sock = sock
+        self._timed_out = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._timed_out:
+            raise OSError("cannot read from timed out object")
+        try:
+            return self._sock.take_into(buffer)
+        except TimeoutError:
+            self._timed_out = True
+            raise
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._sock.let_go()
+
+
+class _Play(Play):
+    """One answer, frame by frame."""
+
+    __slots__ = ("_ending", "_frames", "_now", "_schedule", "enough", "leaves_open", "rest", "so_far")
+
+    def __init__(
+        self, network: Network, call: Call, timer: Timer, patience: float, made: Schedule, ending: Ending
+    ) -> None:
+        super().__init__(network, call, timer, patience)
+        self.rest: bytes | memoryview = b""  # of the frame that has begun
+        self.enough = _enough(call, made, ending)
+        self.leaves_open = made.stop == "keep"
+        self.so_far: str | None = None
+        self._schedule = made
+        self._ending = ending
+        self._frames = _frames(made)
+        self._now = timer.elapsed()
+
+    def timed_out(self) -> TimeoutError:
+        return TimeoutError("timed out")
+
+    def next_frame(self) -> bytes:
+        """Waits for it; empty at the end of the connection."""
+        at, data = next(self._frames, _NO_FRAME)
+        if at > self._now:
+            self.wait_for(at)
+            self._now = at
+        if not data:
+            self._stop()
+        return data
+
+    def _stop(self) -> None:
+        so_far = self.so_far
+        if so_far is None:
+            so_far = chunks_so_far(self.call.chunks_taken) if self._schedule.steps else NO_ANSWER
+        self.end(self._ending, so_far)
+        if self._schedule.stop == "reset":
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+
+_NO_FRAME = (0.0, b"")
+
+
+def _frames(made: Schedule) -> Iterator[tuple[float, bytes]]:
+    """The head, each chunk, and what follows the last one, with the moment at which it is due."""
+    ends = iter(made.ends)
+    end = next(ends, -1)
+    before = 0
+    for at, data in made.steps:
+        begin = 0
+        after = before + len(data)
+        while before + begin < end <= after:
+            yield at, data[begin : end - before]
+            begin = end - before
+            end = next(ends, -1)
+        if begin < len(data):
+            yield at, data[begin:]
+        before = after
+
+
+def _enough(call: Call, made: Schedule, ending: Ending) -> float:
+    """After so many bytes a client has a whole answer, or rubbish, and needs not see how the connection ends."""
+    steps, stop, _, ends = made
+    total = sum([len(data) for _, data in steps])
+    if stop == "keep":
+        return total
+    head = None if call.reply is None else call.reply.head
+    framing = "close" if head is None else body_framing(head, call.request.method)
+    if isinstance(framing, int):
+        return (ends[0] if ends else total) + framing
+    if ending.data:
+        return total
+    return total if framing == "chunked" and ending.kind == "complete" else inf

@@ -1,0 +1,201 @@
+"""One table: every shipped stream and every fault, through doors 2, 3 and 4, to a plain `requests` client.
+
+The client sees the same chunks, the same text, and the same class of exception after the same chunk, whichever door it is
+and however it reads. What cannot be equal is listed with its reason in docs/doors.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+import pytest
+import requests
+
+from aivvm.decoding import BoundarySafeDecoder
+from aivvm_testing import FakeAivvm, ReadPastRecording, Reply, faults, fixtures
+from aivvm_testing.faults import Fault
+from aivvm_testing.replay import server as server_module
+from aivvm_testing.wire import body_framing
+
+SIZES = (None, 1, 4096)
+LONG = 4096  # bytes; a longer body is read byte by byte through each door once, and not once for each fault
+PATIENCE = 30.0  # seconds a client waits; no reply takes as long
+SILENCE = 0.05  # seconds a client of a real socket waits in vain
+URL = "http://chat.aivvm.com/api/chat"
+CHAT = {"model": {"id": "gpt-4"}, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def middle(reply: Reply) -> int:
+    return len(reply.chunks) // 2
+
+
+BROKEN: dict[str, Callable[[Reply], Fault]] = {
+    "cut": lambda reply: faults.cut(after=middle(reply)),
+    "reset": lambda reply: faults.reset(after=middle(reply)),
+    "stall": lambda reply: faults.stall(after=middle(reply)),
+    "malformed_chunk": lambda reply: faults.malformed_chunk(after=middle(reply)),
+    "slow_head": lambda reply: faults.slow_head(0.002),
+    "slow_first_chunk": lambda reply: faults.slow_first_chunk(0.002),
+    "slow_drip": lambda reply: faults.slow_drip(0.0005, size=len(reply.body) // 4 + 1),
+    "jitter": lambda reply: faults.jitter(0.001, seed=len(reply.body)),
+    "bandwidth": lambda reply: faults.bandwidth(10_000_000),
+    "late_end": lambda reply: faults.late_end(0.002),
+    "sliced": lambda reply: faults.sliced((3, 1, 4, 1, 5)),
+    "oversized_chunk": lambda reply: faults.oversized_chunk(size=5000),
+}
+"""Options that suit a test over real time; the other faults do what they do by default."""
+
+
+class Seen(NamedTuple):
+    """What a client saw."""
+
+    chunks: tuple[bytes, ...]
+    text: str
+    error: str | None
+    status: int | None
+    headers: tuple[tuple[str, str], ...]
+
+
+def read(session: requests.Session, url: str, size: int | None, timeout: float) -> Seen:
+    chunks: list[bytes] = []
+    status, headers, error = None, (), None
+    try:
+        with session.post(url, json=CHAT, stream=True, timeout=timeout, allow_redirects=False) as response:
+            status = response.status_code
+            headers = tuple([pair for pair in response.raw.headers.items() if pair[0] != "Date"])
+            for chunk in response.iter_content(size):
+                chunks.append(chunk)
+    except (requests.RequestException, ReadPastRecording) as failure:
+        error = type(failure).__name__
+    session.close()  # each on a connection of its own: what one leaves behind is no other's matter
+    decoder = BoundarySafeDecoder()
+    text = "".join([decoder.feed(chunk) for chunk in chunks]) + decoder.finish()
+    return Seen(tuple(chunks), text, error, status, headers)
+
+
+Plays = list[tuple[Reply, "int | None"]]
+
+
+def scripted(plays: Plays) -> FakeAivvm:
+    fake = FakeAivvm()
+    for reply, _ in plays:
+        fake.reply(reply)
+    return fake
+
+
+@contextmanager
+def client() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def door_2(plays: Plays) -> list[Seen]:
+    fake = scripted(plays)
+    with client() as session:
+        session.mount("http://", fake.adapter())
+        return [read(session, URL, size, PATIENCE) for _, size in plays]
+
+
+def door_3(plays: Plays) -> list[Seen]:
+    fake = scripted(plays)
+    with suppress(ReadPastRecording), fake.responses(), client() as session:
+        seen = [read(session, URL, size, PATIENCE) for _, size in plays]
+    return seen
+
+
+def door_4(plays: Plays) -> list[Seen]:
+    fake = scripted(plays)
+    server = fake.server()
+    server.start()
+    seen = []
+    try:
+        with client() as session:
+            for reply, size in plays:
+                timeout = SILENCE if reply.ending.kind == "stall" else PATIENCE
+                seen.append(read(session, f"{server.url}/api/chat", size, timeout))
+                if reply.ending.kind == "refused":
+                    server.resume()
+    finally:
+        server.stop()
+    return seen
+
+
+def expected_chunks(reply: Reply, size: int | None) -> list[bytes]:
+    """The chunks of a reply that is framed in chunks, as `requests` says that it gives them."""
+    data = [chunk.data for chunk in reply.chunks if chunk.data]
+    if size is None:
+        return data
+    return [chunk[begin : begin + size] for chunk in data for begin in range(0, len(chunk), size)]
+
+
+def is_plain(reply: Reply) -> bool:
+    """Whether what `requests` gives of it follows from its chunks: it is framed in chunks, nothing comes after them,
+    and it is no redirect, whose body `requests` reads by itself."""
+    head = reply.head
+    return (
+        head is not None
+        and body_framing(head, "POST") == "chunked"
+        and not reply.ending.data
+        and head.headers.get("location") is None
+    )
+
+
+STREAMS = {
+    name: reply
+    for reply, name in {
+        exchange.reply.scale(0): f"{name}-{n}"
+        for name in fixtures.names()
+        for n, exchange in enumerate(fixtures.load(name))
+    }.items()
+}
+"""Every shipped reply; those that are equal, once."""
+
+
+def broken(reply: Reply) -> Iterator[tuple[str, Reply]]:
+    """The reply as it is, and under each fault that can be done to it."""
+    yield "as it is", reply
+    for name, kind in faults.CATALOGUE.items():
+        fault = BROKEN[name](reply) if name in BROKEN else kind.make()
+        with suppress(ValueError):  # it would change nothing: tests of the faults tell when
+            yield name, fault(reply)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_same_reply_is_the_same_to_a_requests_client_through_doors_2_3_and_4(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_GRACE", 0.01)  # for a reader that is meant to stay too long
+    whole = STREAMS[name]
+    cases = [
+        (case, reply, size)
+        for case, reply in broken(whole)
+        for size in SIZES
+        if size != 1 or len(reply.body) <= LONG or case == "as it is"
+    ]
+    plays: Plays = [(reply, size) for _, reply, size in cases]
+    through_2, through_3, through_4 = door_2(plays), door_3(plays), door_4(plays)
+    for (case, reply, size), two, three, four in zip(cases, through_2, through_3, through_4, strict=True):
+        where = f"{name}, {case}, chunk_size={size}: {reply!r}"
+        assert two == three, where
+        if two.error == "ReadPastRecording":
+            # A server cannot tell its client what is wrong: it cuts, and says so when it is left.
+            assert reply.ending.kind == "closed", where
+            assert four.error in ("ChunkedEncodingError", "ConnectionError"), where
+            two = two._replace(error=four.error)
+        assert two == four, where
+        if is_plain(reply):
+            assert list(two.chunks) == expected_chunks(reply, size), where
+            assert (two.error is None) == (reply.ending.kind == "complete"), where
+        if reply.head is None:
+            assert (two.status, two.chunks) == (None, ()), where
+            assert two.error, where
+
+
+def test_the_table_has_every_fault() -> None:
+    """Each is done to some stream, and the options above are for faults that exist."""
+    assert BROKEN.keys() <= faults.CATALOGUE.keys()
+    done = {case for reply in STREAMS.values() for case, _ in broken(reply)}
+    assert done == {"as it is", *faults.CATALOGUE}
