@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -67,16 +67,12 @@ class FakeAdapter(HTTPAdapter):
     def cert_verify(self, *_: Any) -> None:
         """There is no certificate."""
 
-    def send(
-        self,
-        request: PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        verify: Any = True,
-        cert: Any = None,
-        proxies: Any = None,
-    ) -> Response:
-        return _send(self, request, stream=stream, timeout=timeout, verify=verify, cert=cert)
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        """There is no proxy."""
+        path = request.path_url
+        return super().request_url(request, None) if path.startswith("//") else path
+
+    send = _send
 
     def close(self) -> None:
         self._memory.close()
@@ -282,8 +278,8 @@ def _blocked(method: str, url: str, active: list[Interception]) -> UnmatchedRequ
 class _Patch:
     """`HTTPAdapter.send` while requests are intercepted. It may outlive that, under what others put on top of it."""
 
-    def __init__(self, previous: Callable[..., Response]) -> None:
-        self.previous = previous
+    def __init__(self, previous: Any) -> None:
+        self.previous = previous  # as it stood there: a function, as a rule
         self.users = 0
 
     def __get__(self, adapter: HTTPAdapter | None, owner: type) -> Callable[..., Response]:
@@ -292,21 +288,21 @@ class _Patch:
     def __call__(self, adapter: HTTPAdapter, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
         interception = _answering(request.method or "", request.url or "")
         if interception is None:
-            return self.previous(adapter, request, *args, **kwargs)
-        kwargs.pop("proxies", None)
-        return _send(interception.divert(adapter), request, *args[:4], **kwargs)
+            send = self.previous
+            bound = send.__get__(adapter, type(adapter)) if hasattr(send, "__get__") else send
+            return cast("Response", bound(request, *args, **kwargs))
+        return _send(interception.divert(adapter), request, *args, **kwargs)
 
     @classmethod
     def on_top(cls) -> _Patch:
         """The one in place, which is made where there is none, or something else on top of it."""
-        cls.clear_top()
-        if not isinstance(_patched.send, cls):
-            _patched.send = cls(_patched.send)
-        patch: _Patch = _patched.send
-        return patch
+        top = vars(HTTPAdapter)["send"]
+        if not isinstance(top, cls):
+            top = _patched.send = cls(top)
+        return top
 
     @classmethod
     def clear_top(cls) -> None:
         """Takes away those that nobody uses, as far as nothing else is on top of them."""
-        while isinstance(_patched.send, cls) and not _patched.send.users:
-            _patched.send = _patched.send.previous
+        while isinstance(top := vars(HTTPAdapter)["send"], cls) and not top.users:
+            _patched.send = top.previous

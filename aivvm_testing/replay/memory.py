@@ -18,7 +18,7 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from aivvm_testing.fake import FakeAivvm
 
 _NOBODY = Request("", "")
+_DONE = Ending()
 _SILENCE = Ending("stall")
 
 
@@ -102,23 +103,28 @@ class Pools:
         self._network = network
         self._maxsize = maxsize
         self._block = block
-        self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
+        self._pools: dict[tuple[str, str], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
 
     def to(self, url: str) -> urllib3.HTTPConnectionPool:
         """The pool of connections for this url. Raises `ValueError` for a url without a host."""
         parts = urlsplit(url)
+        place = parts[:2]  # the host may be written in several ways; each has connections of its own
+        pool = self._pools.get(place)
+        if pool is not None:
+            return pool
         scheme, host = parts.scheme, parts.hostname
         if not host or scheme not in _POOLS:
             raise ValueError(f"a url begins with http:// or https:// and a host, but got {url!r}")
-        key = (scheme, host, parts.port or port_by_scheme[scheme])
+        made = _POOLS[scheme](
+            host,
+            parts.port or port_by_scheme[scheme],
+            maxsize=self._maxsize,
+            block=self._block,
+            network=self._network,
+        )
         with self._lock:
-            pool = self._pools.get(key)
-            if pool is None:
-                pool = self._pools[key] = _POOLS[scheme](
-                    host, key[2], maxsize=self._maxsize, block=self._block, network=self._network
-                )
-        return pool
+            return self._pools.setdefault(place, made)
 
     def close(self) -> None:
         """Closes the connections that nobody is using, and the others when they are given back."""
@@ -133,11 +139,15 @@ class Pools:
 # an answer. What comes of it depends on these bytes alone, and they are mostly those of the call before.
 
 
+_LONGEST_FIELD = 2048  # bytes of what is remembered; a head is no longer than a reader's buffer
+_MOST_REMEMBERED = 512
+
+
 class _Memory(dict[Any, Any]):
-    """What came of it before, in a few hundred cases at most."""
+    """What came of it before, as far as there is room."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if len(self) >= 512:
+        if len(self) >= _MOST_REMEMBERED:
             self.clear()
         super().__setitem__(key, value)
 
@@ -155,7 +165,7 @@ class _Response(http.client.HTTPResponse):
         data = self.fp.peek()
         head = data[: data.find(b"\r\n\r\n") + 4]
         key = head, self._method
-        known = _heads.get(key)
+        known = None if self.debuglevel else _heads.get(key)
         if known is not None:
             self.fp.read(len(head))
             state, fields = known
@@ -169,9 +179,11 @@ class _Response(http.client.HTTPResponse):
         super().begin()
         # It ends where the parser saw its end, and is no 1xx with another one after it.
         whole = head.endswith(b"\r\n\r\n") and head.count(b"\n") == head.count(b"\r\n") and head[9:10] != b"1"
-        if whole and not self.debuglevel and not self.msg.defects:
+        if whole and not self.msg.defects:
             state = {name: value for name, value in vars(self).items() if value is not before.get(name, self)}
-            _heads[key] = state, state.pop("headers").items()
+            fields = state.pop("headers").items()
+            del state["msg"]
+            _heads[key] = state, fields
 
 
 # What is urllib3's own keeps its name: it stands in the texts of errors.
@@ -185,7 +197,6 @@ class _InMemory:
     sock: Any
     is_verified: bool
     _buffer: list[bytes]
-    _output: Callable[[bytes], None]
 
     def __init__(self, *args: Any, network: Network, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -199,15 +210,15 @@ class _InMemory:
     def is_connected(self) -> bool:
         return self.sock is not None and self.sock.is_idle
 
-    def putheader(self, header: Any, *values: Any) -> None:
-        line = _fields.get((header, values))
-        if line is not None:
-            self._output(line)
-            return
-        before = len(self._buffer)
-        super().putheader(header, *values)  # type: ignore[misc]  # it stands before a connection
-        if len(self._buffer) > before and type(header) is str and len(values) == 1 and type(values[0]) is str:
-            _fields[header, values] = self._buffer[-1]
+    def putheader(self, *field: Any) -> None:
+        try:
+            self._buffer.append(_fields[field])
+        except (KeyError, TypeError):  # not seen before, or not hashable
+            before = len(self._buffer)
+            super().putheader(*field)  # type: ignore[misc]  # it stands before a connection
+            lines = self._buffer[before:]
+            if {str, bytes}.issuperset(map(type, field)) and lines and len(lines[0]) <= _LONGEST_FIELD:
+                _fields[field] = lines[0]
 
 
 class HTTPConnection(_InMemory, urllib3.connection.HTTPConnection):
@@ -245,7 +256,7 @@ class _Socket:
         self._connection = connection
         host = f"[{connection.host}]" if ":" in connection.host else connection.host
         self._parser = RequestParser(scheme=connection.scheme, authority=f"{host}:{connection.port}")
-        self._plays: deque[_Play] = deque()
+        self._plays: deque[tuple[_Play, Generator[bytes, int, None]]] = deque()
         self._readers = 0
         self._closed = False
         self.settimeout(connection.timeout)
@@ -257,7 +268,7 @@ class _Socket:
 
     def settimeout(self, timeout: float | None) -> None:
         self._patience = inf if timeout is None else timeout
-        for play in self._plays:
+        for play, _ in self._plays:
             play.patience = self._patience
 
     # Requests
@@ -281,12 +292,17 @@ class _Socket:
             self._cannot_connect(reply.ending.kind)
         made = self._network.schedule(reply, asked)
         call.on_wire(made.ends)
-        self._plays.append(_Play(self._network, call, timer, self._patience, made, reply.ending))
+        self._play(call, timer, made, reply.ending)
 
-    def _say(self, made: Schedule, timer: Timer, ending: Ending = Ending()) -> _Play:  # noqa: B008  # it is frozen
+    def _say(self, made: Schedule, timer: Timer, ending: Ending = _DONE) -> _Play:
         """Gives the reader something that is no answer of the fake."""
-        play = _Play(self._network, Call(_NOBODY, None), timer, self._patience, made, ending)
-        self._plays.append(play)
+        return self._play(Call(_NOBODY, None), timer, made, ending)
+
+    def _play(self, call: Call, timer: Timer, made: Schedule, ending: Ending) -> _Play:
+        play = _Play(self._network, call, timer, self._patience, made, ending)
+        pieces = play.pieces()
+        next(pieces)
+        self._plays.append((play, pieces))
         return play
 
     def _cannot_connect(self, kind: str) -> None:
@@ -317,25 +333,16 @@ class _Socket:
         """As `recv_into` of a socket: what is due next, no more than one frame of it; 0 is the end."""
         if not self._plays:
             self._wait_for_nothing()
-        play = self._plays[0]
-        data = play.rest or play.next_frame()
-        if not data:
+        play, pieces = self._plays[0]
+        try:
+            data = pieces.send(len(buffer))
+        except StopIteration:
+            play.stop()
             return 0
         size = len(data)
-        if size <= len(buffer):
-            play.rest = b""
-        else:
-            size = len(buffer)
-            data = memoryview(data)
-            play.rest = data[size:]
-            data = data[:size]
         buffer[:size] = data
-        call = play.call
-        call.position += size
-        if call.position >= play.enough:
-            play.left("played")
-            if play.leaves_open:
-                self._plays.popleft()
+        if play.gives_way:
+            self._plays.popleft()
         return size
 
     def _wait_for_nothing(self) -> None:
@@ -362,7 +369,7 @@ class _Socket:
             self.close()
 
     def _leave(self) -> None:
-        for play in self._plays:
+        for play, _ in self._plays:
             play.left()
         self._plays.clear()
 
@@ -395,61 +402,56 @@ class _Reader(io.RawIOBase):
 class _Play(Play):
     """One answer, frame by frame."""
 
-    __slots__ = ("_ending", "_frames", "_now", "_schedule", "enough", "leaves_open", "rest", "so_far")
+    __slots__ = ("_ending", "_schedule", "gives_way", "so_far")
 
     def __init__(
         self, network: Network, call: Call, timer: Timer, patience: float, made: Schedule, ending: Ending
     ) -> None:
         super().__init__(network, call, timer, patience)
-        self.rest: bytes | memoryview = b""  # of the frame that has begun
-        self.enough = _enough(call, made, ending)
-        self.leaves_open = made.stop == "keep"
+        self.gives_way = False  # all was given, and the connection is free for the next answer
         self.so_far: str | None = None
         self._schedule = made
         self._ending = ending
-        self._frames = _frames(made)
-        self._now = timer.elapsed()
 
-    def timed_out(self) -> TimeoutError:
-        return TimeoutError("timed out")
+    def pieces(self) -> Generator[bytes, int, None]:
+        """Is sent how many bytes its reader has room for, and gives what is due next, up to the end of its frame.
 
-    def next_frame(self) -> bytes:
-        """Waits for it; empty at the end of the connection."""
-        at, data = next(self._frames, _NO_FRAME)
-        if at > self._now:
-            self.wait_for(at)
-            self._now = at
-        if not data:
-            self._stop()
-        return data
+        To begin with it gives nothing, and waits to be sent something.
+        """
+        call = self.call
+        steps, stop, _, ends = self._schedule
+        enough = _enough(call, self._schedule, self._ending)
+        now = self.timer.elapsed()
+        frame = begin = position = 0
+        room = yield b""
+        for at, data in steps:
+            if at > now:
+                self.wait_for(at)
+                now = at
+            after = begin + len(data)
+            while position < after:
+                start = position - begin
+                position += room
+                if frame < len(ends) and position >= ends[frame]:
+                    position = ends[frame]
+                    frame += 1
+                elif position > after:
+                    position = after
+                call.position = position
+                if position >= enough:
+                    self.left("played")
+                    self.gives_way = stop == "keep"
+                room = yield data[start : position - begin]
+            begin = after
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Waits for the end of the connection, and raises it where it is more than an end."""
         so_far = self.so_far
         if so_far is None:
             so_far = chunks_so_far(self.call.chunks_taken) if self._schedule.steps else NO_ANSWER
         self.end(self._ending, so_far)
         if self._schedule.stop == "reset":
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-
-
-_NO_FRAME = (0.0, b"")
-
-
-def _frames(made: Schedule) -> Iterator[tuple[float, bytes]]:
-    """The head, each chunk, and what follows the last one, with the moment at which it is due."""
-    ends = iter(made.ends)
-    end = next(ends, -1)
-    before = 0
-    for at, data in made.steps:
-        begin = 0
-        after = before + len(data)
-        while before + begin < end <= after:
-            yield at, data[begin : end - before]
-            begin = end - before
-            end = next(ends, -1)
-        if begin < len(data):
-            yield at, data[begin:]
-        before = after
 
 
 def _enough(call: Call, made: Schedule, ending: Ending) -> float:

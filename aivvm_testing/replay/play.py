@@ -40,8 +40,8 @@ class Play:
         self.patience = patience
 
     def timed_out(self) -> Exception:
-        """What this door's readers get when their patience is at its end."""
-        raise NotImplementedError
+        """What the reader is told when its patience is at its end: what a socket says, unless the door knows better."""
+        return TimeoutError("timed out")
 
     def wait_for(self, at: float) -> None:
         """Waits until then, or raises `timed_out()` when the reader would not wait so long."""

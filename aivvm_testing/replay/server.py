@@ -72,9 +72,10 @@ _LINGER = 2.0
 _RESET_PATIENCE = 5.0
 _RESET_POLL = 0.001
 _ACCEPT_AGAIN = 0.05
-# What one turn does at most, so that neither those who come nor those who are served wait long for the others. Of 5,000
-# streams that begin together on a core that cannot keep up, the last gets its first byte 0.35 s after it asked, and frames
-# are 0.1 s late; with no bound on the calls the former are 1.1 s, with half as many calls the latter are 0.15 s.
+# What one turn does at most, so that neither those who come nor those who are served wait long for the others. Measured
+# with 5,000 streams that begin together, a frame each 50 ms, on a core that cannot keep up: 99 % have their first byte
+# after 0.25 s, and 99 % of the frames come 120 ms after the one before. With no bound on the calls it is 0.7 s and 130 ms,
+# with half as many 0.2 s and 130 ms.
 _ACCEPTS_AT_ONCE = 256
 _EVENTS_AT_ONCE = 256
 _CALLS_AT_ONCE = 512
@@ -502,7 +503,6 @@ class _Loop:
                 self._give_up(whose, error)
 
     def _send(self) -> None:
-        """Sends what has become due, in one go: a client that is woken by the first answer is awake for the next."""
         sending, self.sending = self.sending, []
         for connection in sending:
             try:
@@ -720,6 +720,7 @@ class _Connection:
             self._expect(self._loop.settings.write_timeout, self._abort)
         elif self._playing is not None:
             self._advance()
+            self.flush()
         elif self._partial:
             self._expect(self._loop.settings.request_timeout, self._refuse_slow)
         else:
@@ -743,7 +744,7 @@ class _Connection:
             self._out = None
             if self._mask & _WRITABLE:
                 self._watch(self._mask & ~_WRITABLE)
-            self._advance()
+            self._go_on()
             return
         if sent or not self._mask & _WRITABLE:
             self._since = monotonic()
@@ -794,7 +795,7 @@ class _Connection:
                 del events[:-1]
                 self._over("closed")
                 self._playing = None
-            self._advance()
+            self._go_on()
 
     def _client_left(self) -> None:
         """It closed, or closed its half and still reads: that shows only when more is sent."""
@@ -822,12 +823,22 @@ class _Connection:
 
     def _refuse_slow(self) -> None:
         self._waiting = [Refusal(408, "the rest of the request did not come in time")]
-        self._advance()
+        self._go_on()
 
     # Answers
 
+    def _go_on(self) -> None:
+        """Advances, and has what is due sent when all clients that are ready have been looked at.
+
+        So answers leave in one go: a client that the first of them woke is awake for the next, which saves a fifth of
+        the time of a send. And nobody who asks on at once keeps the others waiting.
+        """
+        self._advance()
+        if self._out is not None:
+            self._loop.sending.append(self)
+
     def _advance(self) -> None:
-        """Goes on until it is the kernel's turn, the client's, or the clock's."""
+        """Goes on until something is to be sent, or it is the client's turn, or the clock's."""
         while self._out is None and self._after is None:
             playing = self._playing
             if playing is None:
@@ -840,7 +851,6 @@ class _Connection:
                 if at and not self._is_due(at):
                     break
                 self._out = self._due_bytes(playing.steps)
-                self._loop.sending.append(self)
             elif playing.at and not self._is_due(playing.at):
                 break
             else:
@@ -965,8 +975,8 @@ class _Connection:
     def _over(self, outcome: Outcome) -> None:
         call, self._call = self._call, None
         if call is not None:
-            until = self._left if self._left > self._began else monotonic()
-            call.over(outcome, until - self._began)
+            left = outcome == "closed" and self._left > self._began
+            call.over(outcome, (self._left if left else monotonic()) - self._began)
 
     def _watch(self, mask: int) -> None:
         if mask != self._mask:

@@ -23,8 +23,10 @@ DOOR_2 = "aivvm, door 2 (adapter, one Session)"
 DOOR_3 = "aivvm, door 3 (in responses, one Session)"
 DOOR_4 = "aivvm, door 4 (loopback server, as door 1)"
 PEERS = ("responses", "requests_mock", "betamax", "vcr")
-INTERCEPTED = "aivvm, interception: enter, one call, exit"
-MOCKED = "responses, RequestsMock: enter, one call, exit"
+INTERCEPTED = "aivvm, interception: enter, call, exit"
+MOCKED = "responses, RequestsMock: enter, call, exit"
+ENTERED = "aivvm, interception: enter, exit"
+ENTERED_MOCK = "responses, RequestsMock: enter, exit"
 
 
 def report(*, quick: bool) -> str:
@@ -33,10 +35,12 @@ def report(*, quick: bool) -> str:
     contenders = {DOOR_1: _door_1, DOOR_2: _door_2, DOOR_3: _door_3, DOOR_4: _door_4}
     contenders |= {name: globals()[f"_{name}"] for name in installed}
     contenders |= {INTERCEPTED: _interception, MOCKED: _requests_mock_per_test}
+    contenders |= {ENTERED: _entering, ENTERED_MOCK: _entering_a_requests_mock}
     seconds = interleaved(contenders, rounds=rounds, turn=turn)
     table = render("A. One mocked call", seconds, against="responses")
     table += f"\n  door 1 is {seconds['responses'] / seconds[DOOR_1]:.1f} x faster than responses"
-    table += f"\n  an interception per test takes {seconds[INTERCEPTED] / seconds[MOCKED]:.2f} x a RequestsMock per test"
+    for ours, theirs in ((DOOR_2, "responses"), (INTERCEPTED, MOCKED), (ENTERED, ENTERED_MOCK)):
+        table += f"\n  {ours} takes {seconds[ours] / seconds[theirs]:.2f} x {theirs}"
     missing = [name for name in PEERS if name not in installed]
     return table + (f"\n  not installed: {', '.join(missing)}" if missing else "")
 
@@ -112,6 +116,28 @@ def _interception():
         fake.reply(REPLY)
         with fake.intercepting_requests():
             post()
+
+    yield test
+
+
+@contextmanager
+def _entering():
+    fake = FakeAivvm()
+
+    def test():
+        with fake.intercepting_requests(must_be_asked=False):
+            pass
+
+    yield test
+
+
+@contextmanager
+def _entering_a_requests_mock():
+    import responses
+
+    def test():
+        with responses.RequestsMock():
+            pass
 
     yield test
 

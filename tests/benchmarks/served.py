@@ -54,7 +54,13 @@ def serve_uvicorn(parts, gap):
     sock.listen(BACKLOG)
     print(sock.getsockname()[1], flush=True)
     config = uvicorn.Config(
-        app, http="httptools", loop="asyncio", lifespan="off", log_level="critical", backlog=BACKLOG
+        app,
+        http="httptools",
+        loop="asyncio",
+        lifespan="off",
+        log_level="critical",
+        access_log=False,
+        backlog=BACKLOG,
     )
     uvicorn.Server(config).run(sockets=[sock])
 

@@ -167,11 +167,11 @@ def _answers(quick: bool) -> str:
                     for connections in CONNECTIONS:
                         rates.setdefault((name, connections), []).append(once(port, connections))
     by_whom = "our own client" if wrk is None else "wrk"
-    lines = [f"D. Small answers of 10 chunks, requests/s, asked for by {by_whom}"]
-    lines.append(f"  {'':44}" + "".join([f"{f'{n} connections':>18}{'ours is x':>11}" for n in CONNECTIONS]))
+    lines = [f"D. Small answers of 10 chunks, requests/s on 1 and 32 connections; asked for by {by_whom}"]
+    lines.append(f"  {'':44}" + "".join([f"{f'on {n}':>9}{'ours is x':>12}" for n in CONNECTIONS]))
     for name in names:
         figures = [(median(rates[name, n]), median(rates[OURS, n])) for n in CONNECTIONS]
-        lines.append(f"  {name:44}" + "".join([f"{rate:18.0f}{ours / rate:11.1f}" for rate, ours in figures]))
+        lines.append(f"  {name:44}" + "".join([f"{rate:9.0f}{ours / rate:12.1f}" for rate, ours in figures]))
     return "\n".join([*lines, *_not_installed(missing)])
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from unittest import mock
 
 import pytest
 import requests
@@ -275,11 +276,23 @@ def test_a_connection_is_kept(fake, session):
     assert pool.pool.queue[-1].sock.is_idle
 
 
+def pool_of(response):
+    return response.raw._pool
+
+
 def test_a_closed_session_can_be_used_again(fake, session):
     fake.reply("a", times=2)
-    assert ask(session).text == "a"
+    response = ask(session)
+    assert response.text == "a"
     session.close()
+    assert pool_of(response).pool is None
     assert ask(session).text == "a"
+
+
+def test_there_is_no_certificate_to_verify(fake, session, tmp_path):
+    missing = str(tmp_path / "missing.pem")
+    assert ask(session, verify=missing, cert=missing).text == "Hello, big world"
+    assert ask(session, verify=False).text == "Hello, big world"
 
 
 def test_the_errors_name_urllib3s_own_classes(fake, session):
@@ -666,6 +679,14 @@ def translated(kind, other):
         raise other from None
 
 
+def test_leaving_closes_the_connections(fake):
+    with fake.intercepting_requests(), requests.Session() as session:
+        response = ask(session)
+        assert response.text == "Hello, big world"
+        assert pool_of(response).pool.qsize() == 10
+    assert pool_of(response).pool is None
+
+
 def test_leaving_adds_nothing_to_an_error_that_is_on_its_way(fake):
     with pytest.raises(KeyError), fake.intercepting_requests():
         raise KeyError
@@ -805,6 +826,16 @@ def test_what_others_have_put_on_top_stays_there(fake):
     with fake.intercepting_requests():
         assert ask().text == "Hello, big world"
     assert HTTPAdapter.send is original
+
+
+def test_a_plain_mock_is_still_called_as_a_plain_mock(fake):
+    with mock.patch.object(HTTPAdapter, "send", return_value=requests.Response()) as send:
+        with fake.intercepting_requests(allow=["mocked.example"]):
+            requests.get("https://mocked.example/")
+            assert ask().text == "Hello, big world"
+        assert HTTPAdapter.send is send
+    (request,), _ = send.call_args
+    assert request.url == "https://mocked.example/"
 
 
 def test_a_mounted_fake_works_inside_a_requests_mock_and_an_interception(fake, session):

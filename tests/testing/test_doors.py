@@ -163,6 +163,14 @@ def broken(reply: Reply) -> Iterator[tuple[str, Reply]]:
             yield name, fault(reply)
 
 
+FIRST: dict[tuple[Reply, int | None], tuple[str, str]] = {}
+"""Which stream and fault give this reply first: what is the same is played once."""
+for _name, _stream in STREAMS.items():
+    for _case, _reply in broken(_stream):
+        for _size in SIZES:
+            FIRST.setdefault((_reply, _size), (_name, _case))
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_same_reply_is_the_same_to_a_requests_client_through_doors_2_3_and_4(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -173,7 +181,7 @@ def test_the_same_reply_is_the_same_to_a_requests_client_through_doors_2_3_and_4
         (case, reply, size)
         for case, reply in broken(whole)
         for size in SIZES
-        if size != 1 or len(reply.body) <= LONG or case == "as it is"
+        if (size != 1 or len(reply.body) <= LONG or case == "as it is") and FIRST[reply, size] == (name, case)
     ]
     plays: Plays = [(reply, size) for _, reply, size in cases]
     through_2, through_3, through_4 = door_2(plays), door_3(plays), door_4(plays)

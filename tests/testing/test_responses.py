@@ -204,8 +204,11 @@ def test_stopping_raises_it_too_and_once(fake):
     rsps.stop()
     rsps.start()
     fake.reply("b")
-    assert ask().text == "b"
+    response = ask()
+    assert response.text == "b"
+    assert response.raw._pool.pool.qsize() == 10
     rsps.stop()
+    assert response.raw._pool.pool is None
 
 
 def test_leaving_adds_no_failure_to_an_error_that_is_on_its_way(fake):
