@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import MethodType
@@ -39,7 +40,9 @@ def _pristine_send() -> Callable[..., Response]:
     assert spec is not None
     assert spec.loader is not None
     private = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(private)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has said already what it misses, such as SOCKS
+        spec.loader.exec_module(private)
     send: Callable[..., Response] = private.HTTPAdapter.send
     return send
 

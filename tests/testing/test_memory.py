@@ -12,6 +12,7 @@ import time
 import pytest
 import urllib3
 from hypothesis import given
+from hypothesis import strategies as st
 from urllib3.exceptions import (
     ConnectTimeoutError,
     EmptyPoolError,
@@ -31,6 +32,7 @@ from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.replay import memory
 from aivvm_testing.replay.memory import Network, Pools
 from aivvm_testing.reply import Chunk, Ending, Head, Reply, wait
+from aivvm_testing.wire import schedule
 
 URL = "https://peer.example/api/x"
 CLOSING = {"Connection": "close"}
@@ -102,6 +104,30 @@ def test_a_reader_of_what_is_there_sees_the_chunks_of_an_answer_without_framing(
     assert [response.read1(), response.read1(), response.read1()] == [b"o", b"three", b""]
     assert peer.calls[0].chunks_taken == 3
     assert peer.calls[0].outcome == "played"
+
+
+@given(
+    strategies.replies(with_head=True, endings=["complete", "cut", "reset"]),
+    st.sampled_from(["GET", "HEAD"]),
+    st.data(),
+)
+def test_every_read_gives_what_there_is_room_for_up_to_the_end_of_a_frame(reply, method, data):
+    peer = Peer(reply)
+    connection = peer.pool._get_conn()
+    connection.request(method, "/")
+    made = schedule(peer.calls[0].reply, method=method)
+    sent = b"".join(piece for _, piece in made.steps)
+    ends = [*made.ends, len(sent)]
+    while (position := peer.calls[0].position) < len(sent):
+        frame = min(end for end in ends if end > position) - position
+        room = data.draw(st.sampled_from([1, frame - 1 or 1, frame, frame + 1, 8192]))
+        buffer = bytearray(room)
+        size = connection.sock.take_into(memoryview(buffer))
+        assert size == min(room, frame)
+        assert buffer[:size] == sent[position : position + size]
+        assert peer.calls[0].position == position + size
+    assert connection.sock.is_idle is (made.stop == "keep")
+    connection.close()
 
 
 @pytest.mark.parametrize("headers", [{}, CLOSING, {"content-length": str(4 << 20)}])
@@ -200,7 +226,7 @@ def test_a_field_is_checked_and_written_by_what_it_is():
     for value, written in [("1", "1"), (1, "1"), (b"1", "1"), (True, "True"), (bytearray(b"1"), "1")]:
         peer.ask(headers={"X": value}).drain_conn()
         assert peer.requests[-1].headers.get("x") == written
-    with pytest.raises(TypeError, match="float"):
+    with pytest.raises(TypeError, match="expected string"):
         peer.ask(headers={"X": 1.0})
     for _ in range(2):
         with pytest.raises(ValueError, match="Invalid header value"):
