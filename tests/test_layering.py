@@ -19,8 +19,9 @@ LAYERS = {
     "aivvm_testing": [
         ["errors", "clock"],
         ["reply", "redaction"],
-        ["recording", "wire", "service"],
-        ["matching", "fixtures", "strategies"],
+        ["format", "wire", "service"],
+        ["recording"],
+        ["matching", "fixtures", "strategies", "journal"],
         ["fake"],
         ["replay.__init__", "replay.transport", "replay.server", "record.__init__", "record.transport"],
         ["__init__", "demo", "pytest_plugin"],

@@ -19,7 +19,7 @@ from aivvm.errors import ConnectFailed, Interrupted, TimedOut
 from aivvm.transport import Headers, Request, Response, Timeout, Transport
 from aivvm_testing.clock import Clock, SystemClock, Timer
 from aivvm_testing.errors import SetupFailure
-from aivvm_testing.recording import Journal
+from aivvm_testing.journal import Journal
 from aivvm_testing.redaction import BlankedStream, Secrets, redact, redact_headers, redact_text
 from aivvm_testing.reply import HEADLESS_KINDS, Ending, EndingKind, Head
 

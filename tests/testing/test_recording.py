@@ -17,9 +17,12 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aivvm.transport import Headers, Request
-from aivvm_testing import recording as module
+from aivvm_testing import format as module
+from aivvm_testing import journal as journals
+from aivvm_testing import recording as stored
 from aivvm_testing.errors import CorruptRecording
-from aivvm_testing.recording import Exchange, Journal, Recording
+from aivvm_testing.journal import Journal
+from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import ENDING_KINDS, Chunk, Ending, Head, Reply
 from aivvm_testing.strategies import recordings
 
@@ -585,13 +588,67 @@ CORRUPT: dict[str, tuple[bytes, int, str]] = {
 }
 
 
+class TestLongFiles:
+    """A file of more than `LAZY_FROM` bytes; here every file is one."""
+
+    @pytest.fixture(autouse=True)
+    def _every_file_is_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stored, "LAZY_FROM", 0)
+
+    @given(recordings(), st.sampled_from([1, 7, 100, 4096]))
+    def test_what_is_loaded_lazily_is_what_was_saved(
+        self, scratch: Path, recording: Recording, block: int
+    ) -> None:
+        recording.save(scratch)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(stored, "_BLOCK", block)
+            loaded = Recording.load(scratch)
+        assert len(loaded) == len(recording)
+        assert loaded == recording
+        assert list(loaded[::-1]) == list(recording[::-1])
+        assert hash(loaded) == hash(recording)
+
+    def test_lines_in_another_hand_are_found_too(self, scratch: Path) -> None:
+        request = b'{"started": 2, "request": {"url": "http://x/", "method": "GET"}}\n'
+        scratch.write_bytes(HEADER + request + b'{ "reply": {"reason": "", "status": 200} }\n{"end":"cut"}')
+        assert Recording.load(scratch)[0] == Exchange(GET, Reply(Head(reason=""), (), Ending("cut")), 2.0)
+
+    def test_an_exchange_is_checked_when_it_is_asked_for(self, scratch: Path) -> None:
+        good = REQUEST + REPLY + END
+        scratch.write_bytes(HEADER + good + REQUEST + REPLY + b'{"hex": "0"}\n' + END + good)
+        recording = Recording.load(scratch)
+        assert len(recording) == 3
+        assert recording[0] == recording[2]
+        with pytest.raises(CorruptRecording, match=r':7: "hex" is two hexadecimal digits a byte'):
+            recording[1]
+
+    def test_it_stays_what_it_was_when_the_file_is_replaced(self, scratch: Path) -> None:
+        first = Recording([Exchange(GET, Reply.of("first"))])
+        first.save(scratch)
+        loaded = Recording.load(scratch)
+        Recording([Exchange(GET, Reply.of("second"))]).save(scratch)
+        assert loaded == first
+
+    def test_its_file_is_closed_with_it(self, scratch: Path) -> None:
+        Recording([Exchange(GET, Reply.of("first"))]).save(scratch)
+        before = os.listdir("/dev/fd")
+        loaded = Recording.load(scratch)
+        assert len(os.listdir("/dev/fd")) == len(before) + 1
+        del loaded
+        assert os.listdir("/dev/fd") == before
+
+
 class TestCorruptFiles:
+    @pytest.mark.parametrize("lazy_from", [0, stored.LAZY_FROM], ids=["lazily", "at once"])
     @pytest.mark.parametrize("name", CORRUPT)
-    def test_the_error_names_file_line_and_what_is_wrong(self, scratch: Path, name: str) -> None:
+    def test_the_error_names_file_line_and_what_is_wrong(
+        self, scratch: Path, name: str, lazy_from: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         content, line, why = CORRUPT[name]
         scratch.write_bytes(content)
+        monkeypatch.setattr(stored, "LAZY_FROM", lazy_from)
         with pytest.raises(CorruptRecording) as caught:
-            Recording.load(scratch)
+            list(Recording.load(scratch))
         assert (caught.value.line, caught.value.why) == (line, why)
         assert str(caught.value) == (f"{scratch}:{line}: {why}" if line else f"{scratch}: {why}")
 
@@ -929,7 +986,7 @@ class TestJournal:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         opened = open
-        monkeypatch.setattr(module, "open", lambda *a, **k: FullDisk(opened(*a, **k), 5), raising=False)
+        monkeypatch.setattr(journals, "open", lambda *a, **k: FullDisk(opened(*a, **k), 5), raising=False)
         with pytest.raises(OSError, match=r"nothing can be recorded here \(No space left on device\).*f'"):
             Journal(tmp_path / "f")
         assert os.listdir(tmp_path) == []
