@@ -187,6 +187,34 @@ def encode(event: Mapping[str, object]) -> bytes:
     return line + b"\n"
 
 
+_SUSPECT = bytes({*range(32), *b"\x7f\xc2\xd8\xed"} - {*b"\n\r\t"})
+"""Bytes without which text needs no other escapes than JSON's short ones: controls, and what begins the disturbing."""
+
+
+def chunk_line(n: int, data: bytes, at: float | None) -> bytes:
+    """The journal's line of a chunk: `encode` of its event, at a third of the cost for most text, as there are many."""
+    if (
+        len(data.translate(None, _SUSPECT)) != len(data)
+        or len(data) > MAX_LINE // 2
+        or (b"\xe2" in data and (b"\xe2\x80" in data or b"\xe2\x81" in data))
+        or (b"\xef" in data and b"\xef\xbb\xbf" in data)
+    ):
+        return encode({"x": n, **chunk_event(data, at)})
+    quoted = data.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    quoted = quoted.replace(b"\n", b"\\n").replace(b"\r", b"\\r").replace(b"\t", b"\\t")
+    form = b'"text": "%b"' % quoted
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            form = b'"hex": "%b"' % data.hex().encode()
+    return b'{"x": %d, %b%b}\n' % (n, _at(at), form)
+
+
+def _at(at: float | None) -> bytes:
+    return b"" if at is None else b'"at": %b, ' % float.__repr__(float(at)).encode()
+
+
 def _escaped(match: re.Match[bytes]) -> bytes:
     return b"\\u%04x" % ord(match[0].decode("utf-8", "surrogatepass"))
 

@@ -22,7 +22,7 @@ from aivvm_testing.format import (
     checked_moment,
     checked_note,
     checked_origin,
-    chunk_event,
+    chunk_line,
     encode,
     ending_event,
     head_event,
@@ -107,8 +107,11 @@ class Journal:
     def chunk(self, n: int, data: bytes, at: float) -> None:
         """A chunk of exchange `n` came."""
         with self._lock:
-            if n in self._last:
-                self._event(n, chunk_event, data, self._moment(n, at))
+            if n in self._last and self.failure is None:
+                try:
+                    self._write(chunk_line(n, data, self._moment(n, at)))
+                except Exception as error:
+                    self.failure = error
 
     def end(self, n: int, ending: Ending) -> None:
         """Exchange `n` has ended. The first ending counts."""
@@ -190,10 +193,12 @@ def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
         begin += len(line)
         places.append(begin)
     for n, places in runs.items():
-        cut = len(f'{{"x": {n}, ')
+        tagged = b'\n{"x": %d, ' % n  # no line has this anywhere but at its beginning
         for begin, end in zip(places[::2], places[1::2], strict=True):
             journal.seek(begin)
             while begin < end:
-                line = journal.readline()
-                begin += len(line)
-                yield b"{" + line[cut:]
+                lines = journal.read(min(BUFFER, end - begin))
+                if not lines.endswith(b"\n"):
+                    lines += journal.readline()
+                begin += len(lines)
+                yield (b"\n" + lines).replace(tagged, b"\n{")[1:]

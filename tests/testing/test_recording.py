@@ -20,6 +20,7 @@ from aivvm.transport import Headers, Request
 from aivvm_testing import format as module
 from aivvm_testing import journal as journals
 from aivvm_testing import recording as stored
+from aivvm_testing import strategies
 from aivvm_testing.errors import CorruptRecording
 from aivvm_testing.journal import Journal
 from aivvm_testing.recording import Exchange, Recording
@@ -586,6 +587,17 @@ CORRUPT: dict[str, tuple[bytes, int, str]] = {
         '"data" is an object, but got "00"',
     ),
 }
+
+
+@given(
+    st.integers(1, 99),
+    st.one_of(strategies.malformed_utf8(), strategies.well_formed_text().map(str.encode), st.binary()),
+    st.none() | st.floats(0, 1e9),
+)
+@example(1, "\x7f\x85\u2028\ufeff".encode(), None)
+@example(1, b'"\\\n\r\t\\n', 0.5)
+def test_the_quick_way_to_write_a_chunk_gives_the_same_line(n: int, data: bytes, at: float | None) -> None:
+    assert module.chunk_line(n, data, at) == module.encode({"x": n, **module.chunk_event(data, at)})
 
 
 class TestLongFiles:
