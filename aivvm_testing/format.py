@@ -192,7 +192,7 @@ _SUSPECT = bytes({*range(32), *b"\x7f\xc2\xd8\xed"} - {*b"\n\r\t"})
 
 
 def chunk_line(n: int, data: bytes, at: float | None) -> bytes:
-    """The journal's line of a chunk: `encode` of its event, at a third of the cost for most text, as there are many."""
+    """The journal's line of a chunk: `encode` of its event, at half its cost for most text, as there are many."""
     if (
         len(data.translate(None, _SUSPECT)) != len(data)
         or len(data) > MAX_LINE // 2

@@ -7,18 +7,26 @@ before they call), sends, plays or waits.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]  # checked before each use
 
 from aivvm.transport import Request
 from aivvm_testing.errors import CorruptRecording
 from aivvm_testing.format import (
     Origin,
+    Reader,
     checked_moment,
     checked_note,
     checked_origin,
@@ -67,12 +75,9 @@ class Journal:
         try:
             check_replaceable(self.path)
             self._file = open(self._journal_path, "xb", buffering=0)  # noqa: SIM115  # open until finish
+            _claim(self._file)
         except FileExistsError as error:
-            why = (
-                "this journal is there already: another recorder is writing it, or one was stopped before it "
-                "could finish; see that none is running, then move it away or delete it"
-            )
-            raise FileExistsError(errno.EEXIST, why, self._journal_path) from error
+            raise FileExistsError(errno.EEXIST, _whose(self._journal_path), self._journal_path) from error
         except OSError as error:
             raise _cannot_record(error, self.path) from error
         try:
@@ -169,20 +174,77 @@ class Journal:
             written = self._file.write(line)
 
 
+def _whose(journal: str) -> str:
+    with suppress(OSError), open(journal, "rb") as file:
+        if not _is_orphaned(file):
+            return (
+                "another recorder is at work on this journal: record to another file, or close that one first"
+            )
+    return (
+        "a recorder that was stopped before it could finish left this journal: `aivvm-testing recover` makes a "
+        "recording of it; or move it away"
+    )
+
+
 def _cannot_record(error: OSError, path: str) -> OSError:
     return OSError(error.errno, f"nothing can be recorded here ({error.strerror})", path)
 
 
+def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> int:
+    """Makes a recording of the journal that a recorder of `path` left when it was killed; gives its number of exchanges.
+
+    What had no ending by then is `unfinished`. A last line that was not written whole is left out. The recording is
+    written to `out`, by default to `path`, and the journal removed once it is there.
+
+    Raises `FileNotFoundError` where there is no journal, `FileExistsError` where `out` exists or the recorder is still
+    at work, `CorruptRecording` for a journal that no recorder wrote, and `OSError` where nothing can be written: the
+    journal then stays as it is.
+    """
+    path = os.path.abspath(path)
+    out = path if out is None else os.path.abspath(out)
+    name = f"{path}.journal"
+    with open(name, "rb", BUFFER) as journal:
+        if not _is_orphaned(journal):
+            raise FileExistsError(errno.EEXIST, "its recorder is still at work: close it instead", name)
+        if os.path.exists(out):
+            why = "there is a recording of an earlier session: name another file to recover to, or move this one away"
+            raise FileExistsError(errno.EEXIST, why, out)
+        header = journal.readline()
+        Reader(name, io.BytesIO(header)).header()
+        order = _begun(journal)
+        journal.seek(0)
+        with replacing(out) as file:
+            file.write(header)
+            file.writelines(_grouped(journal, order))
+    os.unlink(name)
+    return len(order)
+
+
 _TAG = re.compile(rb'\{"x": (\d+), ')
+_BEGINNING = re.compile(rb'\{"x": (\d+), "request": .*, "started": ([^,]+)\}\n')
+_END = re.compile(rb'\{"x": \d+, (?:"at": [^,]*, )?"end": ')
+
+
+def _begun(journal: BinaryIO) -> list[int]:
+    """The numbers of the exchanges of a journal, in the order in which they started."""
+    found = [_BEGINNING.fullmatch(line) for line in journal]
+    return [n for _, n in sorted([(float(one[2]), int(one[1])) for one in found if one])]
 
 
 def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
-    """The lines of a journal without their tags, exchange by exchange. Holds one line, and where the others are."""
+    """The lines of a journal without their tags, exchange by exchange, in blocks of about `BUFFER` bytes.
+
+    Holds one line, and where the others are. An exchange without an end is given one.
+    """
     runs: dict[int, array[int]] = {n: array("Q") for n in order}  # of each exchange: begin, end, begin, end …
+    unfinished = set(runs)
     begin = len(journal.readline())
     for number, line in enumerate(journal, 2):
+        if not line.endswith(b"\n"):
+            break  # its recorder was stopped within it
         tag = _TAG.match(line)
-        places = runs.get(int(tag[1])) if tag else None
+        n = int(tag[1]) if tag else 0
+        places = runs.get(n)
         if places is None:
             why = "not a line of this recorder: something else wrote into its journal"
             raise CorruptRecording(journal.name, number, why)
@@ -192,6 +254,8 @@ def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
             places.append(begin)
         begin += len(line)
         places.append(begin)
+        if _END.match(line):
+            unfinished.discard(n)
     for n, places in runs.items():
         tagged = b'\n{"x": %d, ' % n  # no line has this anywhere but at its beginning
         for begin, end in zip(places[::2], places[1::2], strict=True):
@@ -202,3 +266,30 @@ def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
                     lines += journal.readline()
                 begin += len(lines)
                 yield (b"\n" + lines).replace(tagged, b"\n{")[1:]
+        if n in unfinished:
+            yield encode(ending_event(Ending("unfinished"), None))
+
+
+if fcntl is not None:
+
+    def _claim(journal: BinaryIO) -> None:
+        """Shows that the recorder of this journal is at work, for as long as the process holds the file open."""
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _is_orphaned(journal: BinaryIO) -> bool:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+else:
+
+    def _claim(journal: BinaryIO) -> None:
+        """Here an open file cannot be removed, which is enough."""
+
+    def _is_orphaned(journal: BinaryIO) -> bool:
+        return True

@@ -22,7 +22,7 @@ from aivvm_testing import journal as journals
 from aivvm_testing import recording as stored
 from aivvm_testing import strategies
 from aivvm_testing.errors import CorruptRecording
-from aivvm_testing.journal import Journal
+from aivvm_testing.journal import Journal, recover
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import ENDING_KINDS, Chunk, Ending, Head, Reply
 from aivvm_testing.strategies import recordings
@@ -885,6 +885,9 @@ class FullDisk:
         self.room -= taken
         return taken
 
+    def fileno(self) -> int:
+        return self.file.fileno()
+
     def close(self) -> None:
         self.file.close()
 
@@ -974,7 +977,7 @@ class TestJournal:
         first = Journal(tmp_path / "f")
         first.end(first.begin(GET, 0.0), Ending("refused"))
         with pytest.raises(
-            FileExistsError, match=r"this journal is there already: another recorder .*f\.journal"
+            FileExistsError, match=r"another recorder is at work on this journal: record to .*f\.journal"
         ):
             Journal(tmp_path / "f")
         first.finish()
@@ -1133,3 +1136,71 @@ class TestJournal:
         recording = Recording.load(tmp_path / "f")
         assert [exchange.started for exchange in recording] == list(range(200))
         assert [exchange.reply.body for exchange in recording] == [b"%d" % n * 5 for n in range(200)]
+
+
+class TestRecovery:
+    def abandoned(self, path: Path, upto: int | None = None) -> bytes:
+        """The journal of a recorder that was killed, cut off after so many bytes."""
+        journal = Journal(path, note="killed")
+        first, second = journal.begin(GET, 1.0), journal.begin(GET, 0.5)
+        journal.head(first, Head(at=0.25))
+        journal.head(second, Head())
+        journal.chunk(first, b"one", 0.5)
+        journal.chunk(second, b"two\xff", 0.5)
+        journal.end(second, Ending(at=0.75))
+        journal.chunk(first, "кот".encode(), 1.5)
+        journal._file.close()
+        left = Path(f"{path}.journal")
+        whole = left.read_bytes()
+        left.write_bytes(whole[:upto])
+        return whole
+
+    def test_a_journal_becomes_a_recording_whose_open_exchange_is_unfinished(self, tmp_path: Path) -> None:
+        self.abandoned(tmp_path / "f")
+        assert recover(tmp_path / "f") == 2
+        second, first = Recording.load(tmp_path / "f")
+        assert second == Exchange(
+            GET, Reply(Head(), (Chunk(b"two\xff", 0.5),), Ending("complete", 0.75)), 0.5
+        )
+        chunks = (Chunk(b"one", 0.5), Chunk("кот".encode(), 1.5))
+        assert first == Exchange(GET, Reply(Head(at=0.25), chunks, Ending("unfinished", 1.5)), 1.0)
+        assert os.listdir(tmp_path) == ["f"]
+
+    def test_whatever_was_written_when_it_was_killed_is_recovered(self, tmp_path: Path) -> None:
+        whole = self.abandoned(tmp_path / "f")
+        header = whole.index(b"\n") + 1
+        for upto in range(header, len(whole)):
+            self.abandoned(tmp_path / f"f{upto}", upto)
+            recover(tmp_path / f"f{upto}")
+            recording = Recording.load(tmp_path / f"f{upto}")
+            chunks = [chunk.data for exchange in recording for chunk in exchange.reply.chunks]
+            lines = whole[:upto].count(b'"text": ', 0, whole.rfind(b"\n", 0, upto) + 1)
+            assert len([chunk for chunk in chunks if b"\xff" not in chunk]) == lines
+
+    def test_a_recorder_that_is_at_work_is_left_alone(self, tmp_path: Path) -> None:
+        journal = Journal(tmp_path / "f")
+        with pytest.raises(FileExistsError, match="its recorder is still at work: close it instead"):
+            recover(tmp_path / "f")
+        journal.finish()
+        with pytest.raises(FileNotFoundError):
+            recover(tmp_path / "f")
+
+    def test_an_earlier_recording_is_never_overwritten(self, tmp_path: Path) -> None:
+        earlier = saved(Recording(note="earlier"), tmp_path / "f")
+        self.abandoned(tmp_path / "f")
+        with pytest.raises(FileExistsError, match="there is a recording of an earlier session: name another"):
+            recover(tmp_path / "f")
+        assert (tmp_path / "f").read_bytes() == earlier
+        assert recover(tmp_path / "f", out=tmp_path / "g") == 2
+        assert sorted(os.listdir(tmp_path)) == ["f", "g"]
+
+    def test_a_new_recorder_says_how_to_recover(self, tmp_path: Path) -> None:
+        self.abandoned(tmp_path / "f")
+        with pytest.raises(FileExistsError, match=r"a recorder that was stopped .* `aivvm-testing recover`"):
+            Journal(tmp_path / "f")
+
+    def test_what_is_no_journal_is_refused_and_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "f.journal").write_bytes(HEADER + b"garbage\n")
+        with pytest.raises(CorruptRecording, match=r"f\.journal:2: not a line of this recorder"):
+            recover(tmp_path / "f")
+        assert os.listdir(tmp_path) == ["f.journal"]
