@@ -28,7 +28,8 @@ except ModuleNotFoundError as error:
 from aivvm.models import MODELS
 from aivvm.payload import DEFAULT_URL
 from aivvm.transport import Headers, Request
-from aivvm_testing.recording import ORIGINS, Exchange, Origin, Recording
+from aivvm_testing.format import ORIGINS, Origin
+from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import ENDING_KINDS, HEADLESS_KINDS, Chunk, Ending, EndingKind, Head, Reply
 
 ESCAPES = (

@@ -1,27 +1,19 @@
 """Tap 1: a transport around a transport, which records what passes.
 
 Contract: tee, never buffer. The reader gets the same chunks, the same errors (the very objects) and the same head,
-each as soon as it is there and its line is in the journal. What goes wrong with the recording itself never reaches
-the reader: it is raised when the tap is closed. Secrets are taken out by `aivvm_testing.redaction` before a byte is
-written; where a request holds one, the journal, never the reader, may lag behind by a chunk. Nothing here knows HTTP,
-the format of the file, or where chunks come from.
+each as soon as it is there and its line is in the journal. How an exchange gets there is `tap`'s business.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections.abc import Iterable
-from functools import partial
 
 from aivvm.errors import ConnectFailed, Interrupted, TimedOut
-from aivvm.transport import Headers, Request, Response, Timeout, Transport
-from aivvm_testing.clock import Clock, SystemClock, Timer
-from aivvm_testing.errors import SetupFailure
-from aivvm_testing.recording import Journal
-from aivvm_testing.redaction import BlankedStream, Secrets, redact, redact_headers, redact_text
-from aivvm_testing.reply import HEADLESS_KINDS, Ending, EndingKind, Head
+from aivvm.transport import Request, Response, Timeout, Transport
+from aivvm_testing.clock import Clock
+from aivvm_testing.record.tap import Entry, Tap
+from aivvm_testing.redaction import redact_text
+from aivvm_testing.reply import HEADLESS_KINDS, EndingKind
 
 
 class RecordingTransport:
@@ -58,29 +50,19 @@ class RecordingTransport:
         if not callable(getattr(transport, "send", None)):
             raise TypeError(f"a transport has a method send(request, *, timeout), but got {transport!r}")
         self._transport = transport
-        self._clock: Clock = SystemClock() if clock is None else clock
-        self._journal = Journal(path, note=note)
-        self._began = time.monotonic()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._open: dict[int, _Entry] = {}
+        self._tap = Tap(path, clock=clock, note=note)
 
     def send(self, request: Request, *, timeout: Timeout) -> Response:
         """What the inner transport gives, or raises. A closed tap raises `SetupFailure`: it would record nothing."""
-        redacted, secrets = redact(request)
-        started = 0.0 if self._clock.virtual else round(time.monotonic() - self._began, 6)
-        with self._lock:
-            if self._closed:
-                raise SetupFailure(f"this tap is closed, and {self._journal.path} is written: make a new tap")
-            entry = _Entry(self._journal, self._journal.begin(redacted, started), secrets, self._open)
-        with self._clock.exchange() as timer:
+        entry = self._tap.begin(request)
+        with self._tap.clock.exchange() as timer:
             entry.timer = timer
             try:
                 response = self._transport.send(request, timeout=timeout)
             except BaseException as error:
                 entry.end(*ending_of(error, headed=False))
                 raise
-            entry.head(response)
+            entry.head(response.status, response.reason, response.headers)
         return _Recorded(response, entry)
 
     def close(self) -> None:
@@ -89,11 +71,7 @@ class RecordingTransport:
         Raises `OSError` where not everything could be written: an earlier file is then as it was, and the journal
         beside it has what came until then. Closing again is harmless, and tries again what failed.
         """
-        with self._lock:
-            self._closed = True
-        for entry in list(self._open.values()):
-            entry.end("closed")
-        self._journal.finish()
+        self._tap.close()
 
     def __enter__(self) -> RecordingTransport:
         return self
@@ -102,47 +80,10 @@ class RecordingTransport:
         self.close()
 
 
-class _Entry:
-    """One exchange on its way into the journal; among the `open` ones until it has ended."""
-
-    def __init__(self, journal: Journal, n: int, secrets: Secrets, open: dict[int, _Entry]) -> None:
-        self.timer: Timer | None = None
-        self._journal = journal
-        self._n = n
-        self._secrets = secrets
-        self._open = open
-        self._stream = BlankedStream(secrets, partial(journal.chunk, n)) if secrets else None
-        open[n] = self
-
-    def head(self, response: Response) -> None:
-        reason, headers = response.reason, response.headers
-        if self._secrets:
-            headers = self._secrets.blank_headers(headers)
-            if isinstance(reason, str):  # else the journal refuses it, without hurting the reader
-                reason = self._secrets.blank_text(reason)
-        self._journal.head(self._n, recorded_head(response.status, reason, headers, self._now()))
-
-    def chunk(self, data: bytes) -> None:
-        if self._stream is None:
-            self._journal.chunk(self._n, data, self._now())
-        else:
-            self._stream.feed(data, self._now())
-
-    def end(self, kind: EndingKind, error: str | None = None) -> None:
-        if self._stream is not None:
-            self._stream.finish()
-        said = None if error is None else self._secrets.blank_text(error)
-        self._journal.end(self._n, Ending(kind, self._now(), error=said))
-        self._open.pop(self._n, None)
-
-    def _now(self) -> float:
-        return 0.0 if self.timer is None else round(self.timer.elapsed(), 6)
-
-
 class _Recorded(Response):
     """A response that is written down while it is read."""
 
-    def __init__(self, response: Response, entry: _Entry) -> None:
+    def __init__(self, response: Response, entry: Entry) -> None:
         self._ended = True  # until there is something to end
         self.status = response.status
         self.reason = response.reason
@@ -176,20 +117,6 @@ class _Recorded(Response):
 
     def __del__(self) -> None:
         self._end("closed")
-
-
-def recorded_head(status: int, reason: str, headers: Iterable[tuple[str, str]], at: float) -> Head:
-    """A head as a recording keeps it: redacted, and without the fields of a content-coding that was undone.
-
-    Those, content-encoding and content-length, are its `decoded`.
-    """
-    kept = redact_headers(headers)
-    coding = kept.get("content-encoding", "")
-    if not coding or coding.strip().lower() == "identity":
-        return Head(status, reason, kept, at)
-    described = ("content-encoding", "content-length")
-    undone = Headers(pair for pair in kept if pair[0].lower() in described)
-    return Head(status, reason, kept.without(*described), at, undone)
 
 
 def ending_of(error: BaseException, *, headed: bool) -> tuple[EndingKind, str | None]:

@@ -442,8 +442,8 @@ class TestClosing:
             def close(self) -> None:
                 file.close()
 
-        file = recorder._journal._file
-        recorder._journal._file = Full()  # type: ignore[assignment]  # stands in for the file
+        file = recorder._tap._journal._file
+        recorder._tap._journal._file = Full()  # type: ignore[assignment]  # stands in for the file
         assert read(recorder)[1:] == ([b"a", b"b"], None)
         assert read(recorder)[1:] == ([b"a", b"b"], None)
         for _ in range(2):
@@ -494,7 +494,7 @@ class TestThreads:
         self, path: Path
     ) -> None:
         recorder = RecordingTransport(Canned(b"a"), path)
-        with recorder._journal._lock:  # as if this very thread were writing
+        with recorder._tap._journal._lock:  # as if this very thread were writing
             response = recorder.send(GET, timeout=None)
             del response
         recorder.close()

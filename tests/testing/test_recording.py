@@ -17,9 +17,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aivvm.transport import Headers, Request
-from aivvm_testing import recording as module
+from aivvm_testing import format as module
+from aivvm_testing import journal as journals
+from aivvm_testing import recording as stored
+from aivvm_testing import strategies
 from aivvm_testing.errors import CorruptRecording
-from aivvm_testing.recording import Exchange, Journal, Recording
+from aivvm_testing.journal import Journal, recover
+from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import ENDING_KINDS, Chunk, Ending, Head, Reply
 from aivvm_testing.strategies import recordings
 
@@ -585,13 +589,78 @@ CORRUPT: dict[str, tuple[bytes, int, str]] = {
 }
 
 
+@given(
+    st.integers(1, 99),
+    st.one_of(strategies.malformed_utf8(), strategies.well_formed_text().map(str.encode), st.binary()),
+    st.none() | st.floats(0, 1e9),
+)
+@example(1, "\x7f\x85\u2028\ufeff".encode(), None)
+@example(1, b'"\\\n\r\t\\n', 0.5)
+def test_the_quick_way_to_write_a_chunk_gives_the_same_line(n: int, data: bytes, at: float | None) -> None:
+    assert module.chunk_line(n, data, at) == module.encode({"x": n, **module.chunk_event(data, at)})
+
+
+class TestLongFiles:
+    """A file of more than `LAZY_FROM` bytes; here every file is one."""
+
+    @pytest.fixture(autouse=True)
+    def _every_file_is_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stored, "LAZY_FROM", 0)
+
+    @given(recordings(), st.sampled_from([1, 7, 100, 4096]))
+    def test_what_is_loaded_lazily_is_what_was_saved(
+        self, scratch: Path, recording: Recording, block: int
+    ) -> None:
+        recording.save(scratch)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(stored, "_BLOCK", block)
+            loaded = Recording.load(scratch)
+        assert len(loaded) == len(recording)
+        assert loaded == recording
+        assert list(loaded[::-1]) == list(recording[::-1])
+        assert hash(loaded) == hash(recording)
+
+    def test_lines_in_another_hand_are_found_too(self, scratch: Path) -> None:
+        request = b'{"started": 2, "request": {"url": "http://x/", "method": "GET"}}\n'
+        scratch.write_bytes(HEADER + request + b'{ "reply": {"reason": "", "status": 200} }\n{"end":"cut"}')
+        assert Recording.load(scratch)[0] == Exchange(GET, Reply(Head(reason=""), (), Ending("cut")), 2.0)
+
+    def test_an_exchange_is_checked_when_it_is_asked_for(self, scratch: Path) -> None:
+        good = REQUEST + REPLY + END
+        scratch.write_bytes(HEADER + good + REQUEST + REPLY + b'{"hex": "0"}\n' + END + good)
+        recording = Recording.load(scratch)
+        assert len(recording) == 3
+        assert recording[0] == recording[2]
+        with pytest.raises(CorruptRecording, match=r':7: "hex" is two hexadecimal digits a byte'):
+            recording[1]
+
+    def test_it_stays_what_it_was_when_the_file_is_replaced(self, scratch: Path) -> None:
+        first = Recording([Exchange(GET, Reply.of("first"))])
+        first.save(scratch)
+        loaded = Recording.load(scratch)
+        Recording([Exchange(GET, Reply.of("second"))]).save(scratch)
+        assert loaded == first
+
+    def test_its_file_is_closed_with_it(self, scratch: Path) -> None:
+        Recording([Exchange(GET, Reply.of("first"))]).save(scratch)
+        before = os.listdir("/dev/fd")
+        loaded = Recording.load(scratch)
+        assert len(os.listdir("/dev/fd")) == len(before) + 1
+        del loaded
+        assert os.listdir("/dev/fd") == before
+
+
 class TestCorruptFiles:
+    @pytest.mark.parametrize("lazy_from", [0, stored.LAZY_FROM], ids=["lazily", "at once"])
     @pytest.mark.parametrize("name", CORRUPT)
-    def test_the_error_names_file_line_and_what_is_wrong(self, scratch: Path, name: str) -> None:
+    def test_the_error_names_file_line_and_what_is_wrong(
+        self, scratch: Path, name: str, lazy_from: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         content, line, why = CORRUPT[name]
         scratch.write_bytes(content)
+        monkeypatch.setattr(stored, "LAZY_FROM", lazy_from)
         with pytest.raises(CorruptRecording) as caught:
-            Recording.load(scratch)
+            list(Recording.load(scratch))
         assert (caught.value.line, caught.value.why) == (line, why)
         assert str(caught.value) == (f"{scratch}:{line}: {why}" if line else f"{scratch}: {why}")
 
@@ -816,6 +885,9 @@ class FullDisk:
         self.room -= taken
         return taken
 
+    def fileno(self) -> int:
+        return self.file.fileno()
+
     def close(self) -> None:
         self.file.close()
 
@@ -905,7 +977,7 @@ class TestJournal:
         first = Journal(tmp_path / "f")
         first.end(first.begin(GET, 0.0), Ending("refused"))
         with pytest.raises(
-            FileExistsError, match=r"this journal is there already: another recorder .*f\.journal"
+            FileExistsError, match=r"another recorder is at work on this journal: record to .*f\.journal"
         ):
             Journal(tmp_path / "f")
         first.finish()
@@ -929,7 +1001,7 @@ class TestJournal:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         opened = open
-        monkeypatch.setattr(module, "open", lambda *a, **k: FullDisk(opened(*a, **k), 5), raising=False)
+        monkeypatch.setattr(journals, "open", lambda *a, **k: FullDisk(opened(*a, **k), 5), raising=False)
         with pytest.raises(OSError, match=r"nothing can be recorded here \(No space left on device\).*f'"):
             Journal(tmp_path / "f")
         assert os.listdir(tmp_path) == []
@@ -1064,3 +1136,71 @@ class TestJournal:
         recording = Recording.load(tmp_path / "f")
         assert [exchange.started for exchange in recording] == list(range(200))
         assert [exchange.reply.body for exchange in recording] == [b"%d" % n * 5 for n in range(200)]
+
+
+class TestRecovery:
+    def abandoned(self, path: Path, upto: int | None = None) -> bytes:
+        """The journal of a recorder that was killed, cut off after so many bytes."""
+        journal = Journal(path, note="killed")
+        first, second = journal.begin(GET, 1.0), journal.begin(GET, 0.5)
+        journal.head(first, Head(at=0.25))
+        journal.head(second, Head())
+        journal.chunk(first, b"one", 0.5)
+        journal.chunk(second, b"two\xff", 0.5)
+        journal.end(second, Ending(at=0.75))
+        journal.chunk(first, "кот".encode(), 1.5)
+        journal._file.close()
+        left = Path(f"{path}.journal")
+        whole = left.read_bytes()
+        left.write_bytes(whole[:upto])
+        return whole
+
+    def test_a_journal_becomes_a_recording_whose_open_exchange_is_unfinished(self, tmp_path: Path) -> None:
+        self.abandoned(tmp_path / "f")
+        assert recover(tmp_path / "f") == 2
+        second, first = Recording.load(tmp_path / "f")
+        assert second == Exchange(
+            GET, Reply(Head(), (Chunk(b"two\xff", 0.5),), Ending("complete", 0.75)), 0.5
+        )
+        chunks = (Chunk(b"one", 0.5), Chunk("кот".encode(), 1.5))
+        assert first == Exchange(GET, Reply(Head(at=0.25), chunks, Ending("unfinished", 1.5)), 1.0)
+        assert os.listdir(tmp_path) == ["f"]
+
+    def test_whatever_was_written_when_it_was_killed_is_recovered(self, tmp_path: Path) -> None:
+        whole = self.abandoned(tmp_path / "f")
+        header = whole.index(b"\n") + 1
+        for upto in range(header, len(whole)):
+            self.abandoned(tmp_path / f"f{upto}", upto)
+            recover(tmp_path / f"f{upto}")
+            recording = Recording.load(tmp_path / f"f{upto}")
+            chunks = [chunk.data for exchange in recording for chunk in exchange.reply.chunks]
+            lines = whole[:upto].count(b'"text": ', 0, whole.rfind(b"\n", 0, upto) + 1)
+            assert len([chunk for chunk in chunks if b"\xff" not in chunk]) == lines
+
+    def test_a_recorder_that_is_at_work_is_left_alone(self, tmp_path: Path) -> None:
+        journal = Journal(tmp_path / "f")
+        with pytest.raises(FileExistsError, match="its recorder is still at work: close it instead"):
+            recover(tmp_path / "f")
+        journal.finish()
+        with pytest.raises(FileNotFoundError):
+            recover(tmp_path / "f")
+
+    def test_an_earlier_recording_is_never_overwritten(self, tmp_path: Path) -> None:
+        earlier = saved(Recording(note="earlier"), tmp_path / "f")
+        self.abandoned(tmp_path / "f")
+        with pytest.raises(FileExistsError, match="there is a recording of an earlier session: name another"):
+            recover(tmp_path / "f")
+        assert (tmp_path / "f").read_bytes() == earlier
+        assert recover(tmp_path / "f", out=tmp_path / "g") == 2
+        assert sorted(os.listdir(tmp_path)) == ["f", "g"]
+
+    def test_a_new_recorder_says_how_to_recover(self, tmp_path: Path) -> None:
+        self.abandoned(tmp_path / "f")
+        with pytest.raises(FileExistsError, match=r"a recorder that was stopped .* `aivvm-testing recover`"):
+            Journal(tmp_path / "f")
+
+    def test_what_is_no_journal_is_refused_and_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "f.journal").write_bytes(HEADER + b"garbage\n")
+        with pytest.raises(CorruptRecording, match=r"f\.journal:2: not a line of this recorder"):
+            recover(tmp_path / "f")
+        assert os.listdir(tmp_path) == ["f.journal"]

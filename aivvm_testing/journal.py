@@ -1,0 +1,295 @@
+"""The journal of a recorder: each event is in the file beside the recording before the tap goes on.
+
+`finish` puts the events of each exchange together and replaces the recording by them. Nothing here redacts (taps do,
+before they call), sends, plays or waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]  # checked before each use
+
+from aivvm.transport import Request
+from aivvm_testing.errors import CorruptRecording
+from aivvm_testing.format import (
+    Origin,
+    Reader,
+    checked_moment,
+    checked_note,
+    checked_origin,
+    chunk_line,
+    encode,
+    ending_event,
+    head_event,
+    header_event,
+    request_event,
+)
+from aivvm_testing.recording import BUFFER, check_replaceable, replacing
+from aivvm_testing.reply import Ending, Head
+
+
+class Journal:
+    """The events of a session that is being recorded, each written to `path + ".journal"` as it happens.
+
+    For taps; safe to share between threads. The journal is created at once, and only if there is none: raises
+    `FileExistsError` where another recorder is at work or one was killed, and `OSError` where nothing can be written.
+    `finish` makes the recording of it.
+
+    Recording must never hurt what is recorded: `begin`, `head`, `chunk` and `end` raise nothing. The first error
+    (a full disk) stops the writing, is kept as `failure`, and `finish` raises it. Whatever comes for an exchange
+    that has ended is ignored.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        origin: Origin = "recorded",
+        note: str = "",
+        recorded_at: str | None = None,
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self.failure: Exception | None = None
+        self._journal_path = f"{self.path}.journal"
+        self._lock = threading.RLock()  # reentrant: garbage collection may close a stream in any line
+        self._last: dict[int, float] = {}  # of each open exchange: when its last event was
+        self._order: list[tuple[float, int]] = []
+        self._finished = False
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._header = encode(
+            header_event(checked_origin(origin), checked_note(note), checked_moment(recorded_at) or now, None)
+        )
+        try:
+            check_replaceable(self.path)
+            self._file = open(self._journal_path, "xb", buffering=0)  # noqa: SIM115  # open until finish
+            _claim(self._file)
+        except FileExistsError as error:
+            raise FileExistsError(errno.EEXIST, _whose(self._journal_path), self._journal_path) from error
+        except OSError as error:
+            raise _cannot_record(error, self.path) from error
+        try:
+            self._write(self._header)
+        except OSError as error:
+            self._file.close()
+            os.unlink(self._journal_path)
+            raise _cannot_record(error, self.path) from error
+
+    def begin(self, request: Request, started: float) -> int:
+        """A new exchange, begun so many seconds after the recording; gives its number for the other methods.
+
+        Raises `ValueError` after `finish`, and nothing else.
+        """
+        with self._lock:
+            if self._finished:
+                raise ValueError(
+                    f"the journal of {self.path} is finished: nothing more can be recorded in it"
+                )
+            n = len(self._order) + 1
+            self._order.append((started, n))
+            self._last[n] = 0.0
+            self._event(n, request_event, request, started)
+        return n
+
+    def head(self, n: int, head: Head) -> None:
+        """The head of exchange `n` is there."""
+        with self._lock:
+            if n in self._last:
+                self._event(n, head_event, head, self._moment(n, head.at))
+
+    def chunk(self, n: int, data: bytes, at: float) -> None:
+        """A chunk of exchange `n` came."""
+        with self._lock:
+            if n in self._last and self.failure is None:
+                try:
+                    self._write(chunk_line(n, data, self._moment(n, at)))
+                except Exception as error:
+                    self.failure = error
+
+    def end(self, n: int, ending: Ending) -> None:
+        """Exchange `n` has ended. The first ending counts."""
+        with self._lock:
+            if n in self._last:
+                self._event(n, ending_event, ending, self._moment(n, ending.at))
+                del self._last[n]
+
+    def finish(self) -> None:
+        """Replaces the file at `path` by the recording and removes the journal; once is enough, more is harmless.
+
+        Exchanges come in the order in which they started. A session without any leaves an earlier file alone, and
+        is an empty recording where there is none. Raises `ValueError` while an exchange has no ending, and `OSError`
+        where not all could be written: an earlier file is then as it was, and the journal stays.
+        """
+        with self._lock:
+            if self._finished:
+                return
+            if self._last:
+                raise ValueError(f"exchange {min(self._last)} has no ending: end it before finishing")
+            self._file.close()
+            if self.failure is not None:
+                why = (
+                    f"recording stopped at an error ({self.failure}); the file is as it was before, and what was "
+                    f"recorded until then is in {self._journal_path}"
+                )
+                raise OSError(
+                    getattr(self.failure, "errno", None) or errno.EIO, why, self.path
+                ) from self.failure
+            if self._order or not os.path.exists(self.path):
+                with open(self._journal_path, "rb", BUFFER) as journal, replacing(self.path) as file:
+                    file.write(self._header)
+                    file.writelines(_grouped(journal, [n for _, n in sorted(self._order)]))
+            os.unlink(self._journal_path)
+            self._finished = True
+
+    def _moment(self, n: int, at: float) -> float | None:
+        """`at` where it says something new; None where it is omitted, or would be a step back."""
+        if at > self._last[n]:
+            self._last[n] = at
+            return at
+        return None
+
+    def _event(self, n: int, make: Callable[..., dict[str, object]], *args: object) -> None:
+        if self.failure is None:
+            try:
+                self._write(encode({"x": n, **make(*args)}))
+            except Exception as error:
+                self.failure = error
+
+    def _write(self, line: bytes) -> None:
+        written = self._file.write(line)
+        while written < len(line):  # a disk that is nearly full takes a part
+            line = line[written:]
+            written = self._file.write(line)
+
+
+def _whose(journal: str) -> str:
+    with suppress(OSError), open(journal, "rb") as file:
+        if not _is_orphaned(file):
+            return (
+                "another recorder is at work on this journal: record to another file, or close that one first"
+            )
+    return (
+        "a recorder that was stopped before it could finish left this journal: `aivvm-testing recover` makes a "
+        "recording of it; or move it away"
+    )
+
+
+def _cannot_record(error: OSError, path: str) -> OSError:
+    return OSError(error.errno, f"nothing can be recorded here ({error.strerror})", path)
+
+
+def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> int:
+    """Makes a recording of the journal that a recorder of `path` left when it was killed; gives its number of exchanges.
+
+    What had no ending by then is `unfinished`. A last line that was not written whole is left out. The recording is
+    written to `out`, by default to `path`, and the journal removed once it is there.
+
+    Raises `FileNotFoundError` where there is no journal, `FileExistsError` where `out` exists or the recorder is still
+    at work, `CorruptRecording` for a journal that no recorder wrote, and `OSError` where nothing can be written: the
+    journal then stays as it is.
+    """
+    path = os.path.abspath(path)
+    out = path if out is None else os.path.abspath(out)
+    name = f"{path}.journal"
+    with open(name, "rb", BUFFER) as journal:
+        if not _is_orphaned(journal):
+            raise FileExistsError(errno.EEXIST, "its recorder is still at work: close it instead", name)
+        if os.path.exists(out):
+            why = "there is a recording of an earlier session: name another file to recover to, or move this one away"
+            raise FileExistsError(errno.EEXIST, why, out)
+        header = journal.readline()
+        Reader(name, io.BytesIO(header)).header()
+        order = _begun(journal)
+        journal.seek(0)
+        with replacing(out) as file:
+            file.write(header)
+            file.writelines(_grouped(journal, order))
+    os.unlink(name)
+    return len(order)
+
+
+_TAG = re.compile(rb'\{"x": (\d+), ')
+_BEGINNING = re.compile(rb'\{"x": (\d+), "request": .*, "started": ([^,]+)\}\n')
+_END = re.compile(rb'\{"x": \d+, (?:"at": [^,]*, )?"end": ')
+
+
+def _begun(journal: BinaryIO) -> list[int]:
+    """The numbers of the exchanges of a journal, in the order in which they started."""
+    found = [_BEGINNING.fullmatch(line) for line in journal]
+    return [n for _, n in sorted([(float(one[2]), int(one[1])) for one in found if one])]
+
+
+def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
+    """The lines of a journal without their tags, exchange by exchange, in blocks of about `BUFFER` bytes.
+
+    Holds one line, and where the others are. An exchange without an end is given one.
+    """
+    runs: dict[int, array[int]] = {n: array("Q") for n in order}  # of each exchange: begin, end, begin, end …
+    unfinished = set(runs)
+    begin = len(journal.readline())
+    for number, line in enumerate(journal, 2):
+        if not line.endswith(b"\n"):
+            break  # its recorder was stopped within it
+        tag = _TAG.match(line)
+        n = int(tag[1]) if tag else 0
+        places = runs.get(n)
+        if places is None:
+            why = "not a line of this recorder: something else wrote into its journal"
+            raise CorruptRecording(journal.name, number, why)
+        if places and places[-1] == begin:
+            places.pop()
+        else:
+            places.append(begin)
+        begin += len(line)
+        places.append(begin)
+        if _END.match(line):
+            unfinished.discard(n)
+    for n, places in runs.items():
+        tagged = b'\n{"x": %d, ' % n  # no line has this anywhere but at its beginning
+        for begin, end in zip(places[::2], places[1::2], strict=True):
+            journal.seek(begin)
+            while begin < end:
+                lines = journal.read(min(BUFFER, end - begin))
+                if not lines.endswith(b"\n"):
+                    lines += journal.readline()
+                begin += len(lines)
+                yield (b"\n" + lines).replace(tagged, b"\n{")[1:]
+        if n in unfinished:
+            yield encode(ending_event(Ending("unfinished"), None))
+
+
+if fcntl is not None:
+
+    def _claim(journal: BinaryIO) -> None:
+        """Shows that the recorder of this journal is at work, for as long as the process holds the file open."""
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _is_orphaned(journal: BinaryIO) -> bool:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+else:
+
+    def _claim(journal: BinaryIO) -> None:
+        """Here an open file cannot be removed, which is enough."""
+
+    def _is_orphaned(journal: BinaryIO) -> bool:
+        return True
