@@ -113,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--list", action="store_true", help="the names of the shipped ones, with their notes")
     show.add_argument("--json", action="store_true", help="as JSON, for programs")
     show.set_defaults(run=_show)
+
+    recover = verbs.add_parser("recover", help="make a recording of the journal that a killed recorder left")
+    recover.add_argument("recording", metavar="RECORDING", help="the file that was being recorded")
+    recover.add_argument("--out", metavar="FILE", help="where to write the recording (default: RECORDING)")
+    recover.set_defaults(run=_recover)
     return parser
 
 
@@ -453,6 +458,15 @@ def _show(options: argparse.Namespace) -> int:
         for chunk in exchange.reply.chunks:
             print(f"   {chunk.at:9.3f} s {len(chunk.data):7} bytes  {_glimpse(chunk)}")
         print(f"   {_ending_line(exchange)}")
+    return 0
+
+
+def _recover(options: argparse.Namespace) -> int:
+    from aivvm_testing.journal import recover
+
+    out = options.out or options.recording
+    count = recover(options.recording, out=out)
+    print(f"{printable(out)}: {count} exchange{'' if count == 1 else 's'} recovered")
     return 0
 
 

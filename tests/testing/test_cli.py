@@ -506,3 +506,27 @@ def test_a_closed_pipe_is_no_error_to_shout_about():
         process.stdout.close()
         assert process.wait(10) == 141
         assert process.stderr.read() == ""
+
+
+def test_recover_makes_a_recording_of_what_a_killed_recorder_left(tmp_path, capsys):
+    path = tmp_path / "session.jsonl"
+    code = (
+        "import os, sys\n"
+        "from aivvm_testing import FakeAivvm, RecordingTransport\n"
+        "from aivvm.payload import build_request\n"
+        "tap = RecordingTransport(FakeAivvm().transport(), sys.argv[1])\n"
+        "request = build_request('gpt-4', [{'role': 'user', 'content': 'one two'}])\n"
+        "next(tap.send(request, timeout=5))\n"
+        "stream = tap.send(request, timeout=5)\n"
+        "next(stream)\n"
+        "os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
+    assert main(["show", str(path)]) == 1
+    assert "only its journal" in capsys.readouterr().err
+    assert main(["recover", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: 2 exchanges recovered\n"
+    assert [exchange.reply.body for exchange in Recording.load(path)] == [b"one", b"one"]
+    assert Recording.load(path)[1].reply.ending.kind == "unfinished"
+    assert main(["recover", str(path)]) == 1
+    assert "No such file" in capsys.readouterr().err
