@@ -40,6 +40,7 @@ from aivvm_testing.service import is_models
 _SHOWN_BYTES = 48
 _MOST_WAITING = 1000  # lines that `serve` keeps for whoever reads its output
 _PATIENCE = 1.0  # seconds; where a wait cannot be interrupted, as on Windows, Ctrl-C is seen that late
+_TO_THE_END = 2.0  # seconds for the last lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -278,19 +279,30 @@ def _serve(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _first_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Within it, the first SIGINT or SIGTERM calls `stop`; another one is a `KeyboardInterrupt`."""
+    """Within it, the first SIGINT or SIGTERM calls `stop`; another one is a `KeyboardInterrupt`.
+
+    So it is where the block is not left within `_TO_THE_END` seconds: it writes to somebody who does not read.
+    """
+    timed = hasattr(signal, "setitimer")
 
     def on_signal(number: int, frame: object) -> None:
         for one in before:
             signal.signal(one, signal.default_int_handler)
+        if timed:
+            before[signal.SIGALRM] = signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, _TO_THE_END)
         stop()
 
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[signal.Signals, Any] = {
+        one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         for one in before:
             signal.signal(one, on_signal)
         yield
     finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for one, handler in before.items():
             signal.signal(one, handler)
 

@@ -9,8 +9,8 @@ The order of decision:
 3. what the real server does with this path, method and body: models, errors, 404s;
 4. the queue, `fake.reply(...)`, in order; without any script, an echo of the last user message.
 
-Faults, `fake.fault(faults.cut(after=3))` or on a rule, change what this gives. Whoever then asks the same again is
-given the same answer again: a client that retries gets what the fault took away.
+Faults, `fake.fault(faults.cut(after=3))` or on a rule, change what this gives. Where one took something away,
+whoever asks the same again is given the same answer again: a client that retries gets what it lost.
 
 A fake may be shared between threads and doors: each request takes exactly one reply.
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -146,8 +146,8 @@ class FakeAivvm:
     def fault(self, fault: Fault, *, times: int = 1, forever: bool = False) -> FakeAivvm:
         """Does this to the next `times` answers, or to all of them `forever`, whatever answers.
 
-        A fault is a callable from reply to reply, such as `faults.cut(after=3)`. It does not use an answer up: the same
-        request, asked again, is given the same answer, and the fault if there is one left.
+        A fault is a callable from reply to reply, such as `faults.cut(after=3)`. One that takes something away does not
+        use an answer up: the same request, asked again, is given the same answer, and the fault if there is one left.
         """
         self._rule(Condition()).fault(fault, times=times, forever=forever)
         return self
@@ -184,26 +184,31 @@ class FakeAivvm:
     def _decide(self, request: Request) -> tuple[Reply, tuple[Fault, ...]]:
         key = (request.method, request.url, request.body)
         reply = self._owed.pop(key, None) if self._owed else None
-        faults: list[Fault] = []
+        faulty: list[Rule] = []
         for rule in self._rules:
             step = rule.script.peek()
             if step is None or (reply is not None and isinstance(step, Reply) and not rule.counts):
                 continue
-            if rule.takes(request) and not (reply is not None and isinstance(step, Reply)):
-                rule.script.next()
-                if isinstance(step, Reply):
+            if rule.takes(request):
+                if not isinstance(step, Reply):
+                    faulty.append(rule)
+                elif reply is None:
+                    rule.script.next()
                     reply = step
-                else:
-                    faults.append(step)
-        if reply is None:
-            reply = self._unruled(request)
-        if faults:
-            self._owed[key] = reply
+        if not faulty:
+            return (self._unruled(request) if reply is None else reply), ()
+        # Where a rule's own reply comes after its fault, the rule has it ready, and nobody owes it.
+        owned = next((own for rule in faulty if (own := rule.script.next_reply()) is not None), None)
+        whole = reply or owned or self._unruled(request)
+        faults = tuple([cast("Fault", rule.script.next()) for rule in faulty])
+        changed = whole
+        for fault in faults:
+            changed = _faulty(fault, changed)
+        if (reply is not None or owned is None) and _takes_away(whole, changed):
+            self._owed[key] = whole
             if len(self._owed) > _MOST_OWED:
                 del self._owed[next(iter(self._owed))]
-            for fault in faults:
-                reply = _faulty(fault, reply)
-        return reply, tuple(faults)
+        return changed, faults
 
     def _unruled(self, request: Request) -> Reply:
         if self._recording is not None and (reply := self._recording.next(request)) is not None:
@@ -387,8 +392,10 @@ class FakeAivvm:
             rule = self._rules[n]
             given = f"{rule.script.given} of {rule.script.added} given"
             lines.append(f"  {'nearest rule' if nearness == 0 else 'rule'}: {rule}, {given}")
-            if not found:
+            if not found and rule.script.peek() is None:
                 found = ["it fits, and has nothing left: say .reply(...) on it once more"]
+            elif not found:
+                found = ["it fits, and has a fault but no answer to do it to: say .reply(...) on it, too"]
             lines += [f"      {printable(one)}" for one in found]
         lines += [
             "To fix it: 1. script one more, fake.reply(...);",
@@ -463,6 +470,16 @@ class _Playback:
 
 def _how_far(found: tuple[list[str], int]) -> tuple[int, int]:
     return len(found[0]), found[1]
+
+
+def _takes_away(whole: Reply, changed: Reply) -> bool:
+    """Whether a client that was given this has not got that, and may ask again."""
+    return (
+        changed.ending.kind != whole.ending.kind
+        or changed.status != whole.status
+        or changed.body != whole.body
+        or changed.headers.get_all("content-length") != whole.headers.get_all("content-length")
+    )
 
 
 def _faulty(fault: Fault, reply: Reply) -> Reply:

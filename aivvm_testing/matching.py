@@ -24,7 +24,9 @@ DEFAULT_MATCH_ON: tuple[Criterion, ...] = ("method", "path", "json")
 """No scheme, host or port: a recording made against a server plays at loopback."""
 
 _ANY = "(any secret)"
+_COMPARED = 200
 _DIFF_LINES = 24
+_MOST_DIFFED = 64 * 1024  # bytes of a body
 _SHOWN_WIDTH = 120
 
 
@@ -107,12 +109,17 @@ class Matcher:
         candidates = list(recorded)
         if not candidates:
             return ["Nothing is recorded."]
-        number, nearest, played = min(
-            candidates, key=lambda one: (len(self.differing(one[1], incoming)), one[2], one[0])
-        )
-        names = self.differing(nearest, incoming)
+        if len(candidates) > _COMPARED:
+            # Whoever waits for an answer waits for this: the likeliest, in time that no recording can stretch.
+            target = incoming.method, urlsplit(incoming.url).path
+            candidates.sort(key=lambda one: ((one[1].method, urlsplit(one[1].url).path) != target, one[2]))
+            del candidates[_COMPARED:]
+        how_far = [(self.differing(request, incoming), played, n) for n, request, played in candidates]
+        best = min(range(len(candidates)), key=lambda n: (len(how_far[n][0]), *how_far[n][1:]))
+        number, nearest, played = candidates[best]
+        names = how_far[best][0]
         if not names:
-            same = [n for n, request, _ in candidates if not self.differing(request, incoming)]
+            same = [n for differing, _, n in how_far if not differing]
             which = f"exchange {same[0]}" if len(same) == 1 else f"exchanges {', '.join(map(str, same))}"
             return [f"Recorded as {which}, and played already: it is asked once too often."]
         state = " (played already)" if played else ""
@@ -130,6 +137,8 @@ def _readable(request: Request, whole_url: bool) -> list[str]:
     request = redact_request(request)
     url = request.url if whole_url else urlsplit(request.url)._replace(scheme="", netloc="").geturl()
     lines = [f"{request.method} {url}"]
+    if len(request.body) > _MOST_DIFFED:
+        return [*lines, f"a body of {len(request.body)} bytes"]
     try:
         body = _canonical(json.loads(request.body))
         lines += json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True).split("\n")

@@ -18,7 +18,7 @@ from aivvm.errors import shown
 from aivvm.transport import Request
 from aivvm_testing.redaction import is_secret
 from aivvm_testing.reply import Reply
-from aivvm_testing.service import dressed, json_of, last_user_message, model_id
+from aivvm_testing.service import date, dressed, json_of, last_user_message, model_id
 from aivvm_testing.wire import check_head
 
 Fault: TypeAlias = Callable[[Reply], Reply]
@@ -136,6 +136,7 @@ class Script:
         self._waiting: deque[tuple[object, Reply | Fault, float]] = (
             deque()
         )  # as scripted, as given, how often
+        self._dated = ""  # the date that the first step was dressed with
         self.added = 0
         self.given = 0
 
@@ -163,19 +164,38 @@ class Script:
         self.added += times
         self._waiting.append((scripted, given, inf if forever else times))
 
+    def next_reply(self) -> Reply | None:
+        """The reply that comes next, after whatever faults; it stays to be given."""
+        return next((given for _, given, _ in self._waiting if isinstance(given, Reply)), None)
+
     def next(self) -> Reply | Fault | None:
         if not self._waiting:
             return None
-        scripted, given, left = self._waiting[0]
+        self._dress()
+        _, given, left = self._waiting[0]
         if left <= 1:
             self._waiting.popleft()
+            self._dated = ""
         elif left != inf:
-            self._waiting[0] = (scripted, given, left - 1)
+            self._waiting[0] = (*self._waiting[0][:2], left - 1)
         self.given += 1
         return given
 
+    def _dress(self) -> None:
+        """The first step with the date of today; the same object in the same second, as doors keep what they make of it."""
+        if self._dated != (now := date()):
+            self._dated = now
+            scripted, given, left = self._waiting[0]
+            if isinstance(scripted, Reply) and isinstance(given, Reply):
+                fresh = dressed(scripted)
+                if fresh.headers != given.headers:
+                    self._waiting[0] = (scripted, fresh, left)
+
     def peek(self) -> Reply | Fault | None:
-        return self._waiting[0][1] if self._waiting else None
+        if not self._waiting:
+            return None
+        self._dress()
+        return self._waiting[0][1]
 
     def left(self) -> list[str]:
         return [

@@ -124,7 +124,8 @@ def echo(body: dict[str, Any]) -> Reply:
 _today: tuple[int, str] = (0, "")
 
 
-def _date() -> str:
+def date() -> str:
+    """The value of a Date field that is sent now."""
     global _today
     now = int(time.time())
     if _today[0] != now:
@@ -137,7 +138,7 @@ def dressed(reply: Reply) -> Reply:
     head = reply.head
     if head is None or any(name.lower() in ("connection", "transfer-encoding") for name, _ in head.headers):
         return reply
-    added = [("Date", _date()), ("Connection", "keep-alive"), ("Keep-Alive", "timeout=5")]
+    added = [("Date", date()), ("Connection", "keep-alive"), ("Keep-Alive", "timeout=5")]
     if head.headers.get("date") is not None:
         del added[0]
     if head.headers.get("content-length") is None:

@@ -530,3 +530,13 @@ def test_recover_makes_a_recording_of_what_a_killed_recorder_left(tmp_path, caps
     assert Recording.load(path)[1].reply.ending.kind == "unfinished"
     assert main(["recover", str(path)]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_serve_ends_when_nobody_reads_what_it_prints():
+    with start("serve", "--json") as process:
+        url = json.loads(process.stdout.readline())["url"]
+        with requests.Session() as session:
+            for _ in range(400):
+                session.post(f"{url}/api/models", json={}, timeout=10)
+        process.terminate()
+        assert process.wait(10) == 130

@@ -20,7 +20,7 @@ from aivvm_testing.replay import server as server_module
 from aivvm_testing.wire import body_framing
 
 SIZES = (None, 1, 4096)
-LONG = 4096  # bytes; a longer body is read byte by byte through each door once, and not once for each fault
+LONG = 5000  # bytes; a longer body is read byte by byte through each door once, and not once for each fault
 PATIENCE = 30.0  # seconds a client waits; no reply takes as long
 SILENCE = 0.05  # seconds a client of a real socket waits in vain
 URL = "http://chat.aivvm.com/api/chat"

@@ -15,7 +15,7 @@ from aivvm import Aivvm
 from aivvm.errors import Interrupted, TimedOut
 from aivvm.payload import build_request
 from aivvm.transport import Request
-from aivvm_testing import fixtures
+from aivvm_testing import faults, fixtures
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.recording import Exchange, Recording
@@ -434,6 +434,64 @@ def test_a_fault_meets_whatever_answers_and_takes_no_step_of_a_rule():
     assert len(fake.calls[0].faults) == 2
     assert [ask(fake, "count"), ask(fake, "count")] == ["one two", "next"]
     fake.assert_all_played()
+
+
+@pytest.mark.parametrize("fault", [faults.slow_head(1), faults.sliced(2), faults.jitter(), faults.late_end()])
+def test_a_fault_that_takes_nothing_away_uses_the_answer_up(fault):
+    fake = FakeAivvm()
+    fake.reply("one").reply("two").fault(fault, forever=True)
+    assert [ask(fake), ask(fake)] == ["one", "two"]
+    with pytest.raises(UnmatchedRequest):
+        ask(fake)
+
+
+def test_a_reply_is_dated_when_it_is_given(monkeypatch):
+    fake = FakeAivvm()
+    monkeypatch.setattr("aivvm_testing.service.time.time", lambda: 0.0)
+    fake.reply("a", forever=True)
+    monkeypatch.setattr("aivvm_testing.service.time.time", lambda: 3600.5)
+    first, second = fake.answer(chat()).reply, fake.answer(chat()).reply
+    assert first.headers.get("date") == "Thu, 01 Jan 1970 01:00:00 GMT"
+    assert first is second
+
+
+def test_a_rule_may_break_its_own_answer_first():
+    fake = FakeAivvm()
+    fake.on(contains="Hello").fault(faults.cut(), times=2).reply("It rains.")
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            ask(fake)
+    assert ask(fake) == "It rains."
+    fake.assert_all_played()
+
+
+def test_a_fault_without_an_answer_is_not_used_up():
+    fake = FakeAivvm()
+    fake.on(contains="Hello").fault(cut).reply("later")
+    fake.on(contains="Bye").fault(cut)
+    with pytest.raises(UnmatchedRequest, match="it fits, and has a fault but no answer to do it to"):
+        ask(fake, "Bye")
+    assert "for on(contains='Bye')" in "".join(fake._rules[1].left())
+
+
+def test_a_miss_is_explained_in_time_that_no_recording_stretches():
+    import time
+
+    def taken(count):
+        recording = Recording(
+            [
+                Exchange(chat(messages=[{"role": "user", "content": str(n)}]), Reply.of("a"))
+                for n in range(count)
+            ]
+        )
+        fake = FakeAivvm.replaying(recording)
+        begin = time.process_time()
+        with pytest.raises(UnmatchedRequest, match="Nearest: exchange"):
+            fake.answer(chat())
+        return time.process_time() - begin
+
+    taken(10)
+    assert taken(4000) < 20 * taken(200) + 0.1
 
 
 def test_a_recorded_answer_is_broken_and_then_given():
