@@ -21,10 +21,11 @@ LAYERS = {
         ["reply", "redaction"],
         ["format", "wire", "service"],
         ["recording"],
-        ["matching", "fixtures", "strategies", "journal"],
+        ["matching", "fixtures", "strategies", "journal", "leaks"],
         ["fake"],
         ["replay.__init__", "replay.transport", "replay.server", "record.__init__", "record.tap"],
-        ["record.transport"],
+        ["record.answer", "record.coding"],
+        ["record.transport", "record.adapter", "record.proxy"],
         ["__init__", "demo", "pytest_plugin"],
         ["cli"],
         ["__main__"],
@@ -38,8 +39,12 @@ SHORTCUTS = {
 """Conveniences on a lower noun that reach up, inside a function, when they are called."""
 
 ONLY_IN = {
-    "requests": {"aivvm.requests_transport", "aivvm_testing.demo"},
-    "urllib3": {"aivvm.requests_transport"},
+    "requests": {"aivvm.requests_transport", "aivvm_testing.demo", "aivvm_testing.record.adapter"},
+    "urllib3": {
+        "aivvm.requests_transport",
+        "aivvm_testing.record.adapter",
+        "aivvm_testing.record.coding",
+    },
     "hypothesis": {"aivvm_testing.strategies"},
     "pytest": {"aivvm_testing.pytest_plugin"},
     "yaml": set(),
