@@ -5,12 +5,15 @@
     ├── UnplayedReplies       the test ended, and answers were left over
     ├── ReadPastRecording     the reader went on where the recorded one had stopped
     ├── WouldHang             a silent peer, no timeout, and virtual time: it would never end
-    └── CorruptRecording      a file is not a recording, or a damaged one
+    ├── CorruptRecording      a file is not a recording, or a damaged one
+    └── SecretsFound          a strict recorder finds secrets in what it wrote
 
 None is an `aivvm.AivvmError`, so no `except` clause of the code under test catches one by accident.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class SetupFailure(AssertionError):
@@ -44,3 +47,30 @@ class CorruptRecording(SetupFailure):
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.why}" if self.line else f"{self.path}: {self.why}"
+
+
+class SecretsFound(SetupFailure):
+    """The recording `path` was not finished, as there are secrets in it: `leaks` says where. Its journal stays."""
+
+    def __init__(self, path: str, leaks: Sequence[object]) -> None:
+        super().__init__(path, leaks)
+        self.path = path
+        self.leaks = leaks
+
+    def __str__(self) -> str:
+        shown = [f"  {leak}" for leak in self.leaks[:_SHOWN_LEAKS]]
+        if len(self.leaks) > _SHOWN_LEAKS:
+            shown.append(f"  ... and {len(self.leaks) - _SHOWN_LEAKS} more")
+        return "\n".join(
+            [
+                f"{self.path} is not written, as there would be secrets in it:",
+                *shown,
+                f"What was recorded is in {self.path}.journal, secrets and all: keep it to yourself, or delete it.",
+                "To fix it: 1. name what they go under, Redaction(names=[...]), or describe them, Redaction(patterns=[...]);",
+                "           2. aivvm-testing recover, then aivvm-testing redact, makes a recording without them;",
+                "           3. say strict=False where these are no secrets.",
+            ]
+        )
+
+
+_SHOWN_LEAKS = 10

@@ -63,7 +63,7 @@ class Journal:
     ) -> None:
         self.path = os.path.abspath(path)
         self.failure: Exception | None = None
-        self._journal_path = f"{self.path}.journal"
+        self.journal_path = f"{self.path}.journal"
         self._lock = threading.RLock()  # reentrant: garbage collection may close a stream in any line
         self._last: dict[int, float] = {}  # of each open exchange: when its last event was
         self._order: list[tuple[float, int]] = []
@@ -74,17 +74,17 @@ class Journal:
         )
         try:
             check_replaceable(self.path)
-            self._file = open(self._journal_path, "xb", buffering=0)  # noqa: SIM115  # open until finish
+            self._file = open(self.journal_path, "xb", buffering=0)  # noqa: SIM115  # open until finish
             _claim(self._file)
         except FileExistsError as error:
-            raise FileExistsError(errno.EEXIST, _whose(self._journal_path), self._journal_path) from error
+            raise FileExistsError(errno.EEXIST, _whose(self.journal_path), self.journal_path) from error
         except OSError as error:
             raise _cannot_record(error, self.path) from error
         try:
             self._write(self._header)
         except OSError as error:
             self._file.close()
-            os.unlink(self._journal_path)
+            os.unlink(self.journal_path)
             raise _cannot_record(error, self.path) from error
 
     def begin(self, request: Request, started: float) -> int:
@@ -141,17 +141,22 @@ class Journal:
             if self.failure is not None:
                 why = (
                     f"recording stopped at an error ({self.failure}); the file is as it was before, and what was "
-                    f"recorded until then is in {self._journal_path}"
+                    f"recorded until then is in {self.journal_path}"
                 )
                 raise OSError(
                     getattr(self.failure, "errno", None) or errno.EIO, why, self.path
                 ) from self.failure
             if self._order or not os.path.exists(self.path):
-                with open(self._journal_path, "rb", BUFFER) as journal, replacing(self.path) as file:
+                with open(self.journal_path, "rb", BUFFER) as journal, replacing(self.path) as file:
                     file.write(self._header)
                     file.writelines(_grouped(journal, [n for _, n in sorted(self._order)]))
-            os.unlink(self._journal_path)
+            os.unlink(self.journal_path)
             self._finished = True
+
+    def abandon(self) -> None:
+        """Lets go of the journal and leaves it as it is, for `recover`; harmless after `finish`."""
+        with self._lock:
+            self._file.close()
 
     def _moment(self, n: int, at: float) -> float | None:
         """`at` where it says something new; None where it is omitted, or would be a step back."""

@@ -21,11 +21,12 @@ LAYERS = {
         ["reply", "redaction"],
         ["format", "wire", "service", "call"],
         ["recording"],
-        ["matching", "fixtures", "strategies", "rules", "faults", "journal"],
+        ["matching", "fixtures", "strategies", "rules", "faults", "journal", "leaks"],
         ["fake"],
         ["replay.__init__", "replay.play"],
         ["replay.transport", "replay.memory", "replay.server", "record.__init__", "record.tap"],
-        ["replay.adapter", "record.transport"],
+        ["record.answer", "record.coding"],
+        ["replay.adapter", "record.transport", "record.adapter", "record.proxy"],
         ["replay.responses"],
         ["__init__", "demo", "pytest_plugin"],
         ["cli"],
@@ -42,8 +43,18 @@ SHORTCUTS = {
 """Conveniences on a lower noun that reach up, inside a function, when they are called."""
 
 ONLY_IN = {
-    "requests": {"aivvm.requests_transport", "aivvm_testing.demo", "aivvm_testing.replay.adapter"},
-    "urllib3": {"aivvm.requests_transport", "aivvm_testing.replay.memory"},
+    "requests": {
+        "aivvm.requests_transport",
+        "aivvm_testing.demo",
+        "aivvm_testing.record.adapter",
+        "aivvm_testing.replay.adapter",
+    },
+    "urllib3": {
+        "aivvm.requests_transport",
+        "aivvm_testing.record.adapter",
+        "aivvm_testing.record.coding",
+        "aivvm_testing.replay.memory",
+    },
     "responses": {"aivvm_testing.replay.responses"},
     "hypothesis": {"aivvm_testing.strategies"},
     "pytest": {"aivvm_testing.pytest_plugin"},

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock, SystemClock, Timer
-from aivvm_testing.errors import SetupFailure
+from aivvm_testing.errors import SecretsFound, SetupFailure
 from aivvm_testing.journal import Journal
-from aivvm_testing.redaction import BlankedStream, Secrets, redact, redact_headers
+from aivvm_testing.redaction import DEFAULT, BlankedReply, Redaction, Secrets
 from aivvm_testing.reply import Ending, EndingKind, Head
 
 
@@ -31,34 +31,94 @@ class Tap:
     where nothing can be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None, note: str = "") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock | None = None,
+        note: str = "",
+        redaction: Redaction = DEFAULT,
+    ) -> None:
+        if not isinstance(redaction, Redaction):
+            raise TypeError(f"redaction is a Redaction(names=..., patterns=...), but got {redaction!r:.60}")
         self.clock: Clock = SystemClock() if clock is None else clock
+        self._redaction = redaction
         self._journal = Journal(path, note=note)
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._closed = False
         self._open: dict[int, Entry] = {}
+        self._failure: Exception | None = None
+        self._refusal: SecretsFound | None = None
+        self._unchecked = redaction.strict
 
-    def begin(self, request: Request) -> Entry:
-        """A request is about to be sent. Raises `SetupFailure` once the tap is closed: it would record nothing."""
-        redacted, secrets = redact(request)
-        started = 0.0 if self.clock.virtual else round(time.monotonic() - self._began, 6)
+    def begin(self, request: Request, timer: Timer | None = None) -> Entry:
+        """A request is about to be sent, or was when this timer began.
+
+        Raises `SetupFailure` once the tap is closed: it would record nothing.
+        """
+        redacted, secrets = self._redacted(request)
+        started = 0.0
+        if not self.clock.virtual:
+            before = 0.0 if timer is None else timer.elapsed()
+            started = round(max(0.0, time.monotonic() - self._began - before), 6)
         with self._lock:
             if self._closed:
                 raise SetupFailure(f"this tap is closed, and {self._journal.path} is written: make a new tap")
-            return Entry(self._journal, self._journal.begin(redacted, started), secrets, self._open)
+            n = 0  # of which the journal writes nothing
+            if redacted is not None:
+                n = self._journal.begin(redacted, started)
+            blanked = self._redaction.redact_reply(secrets, partial(self._journal.chunk, n))
+            entry = Entry(self._journal, n, blanked, self._open, self.failed)
+        entry.timer = timer
+        return entry
+
+    def _redacted(self, request: Request) -> tuple[Request | None, Secrets]:
+        try:
+            return self._redaction.redact(request)
+        except Exception as error:  # of a user's function
+            why = f"an exchange is missing, as redaction failed with {type(error).__name__}: {error}"
+            self.failed(SetupFailure(f"{self._journal.path} is written, but {why}"))
+            return None, Secrets()
+
+    def failed(self, error: Exception) -> None:
+        """Something was not recorded as it was: `close` raises the first of these, once the rest is written."""
+        if not self._closed:
+            self._failure = self._failure or error
 
     def close(self) -> None:
         """Finishes the recording; exchanges that are still open go on, and are recorded as `closed`.
 
         Raises `OSError` where not everything could be written: an earlier file is then as it was, and the journal
-        beside it has what came until then. Closing again is harmless, and tries again what failed.
+        beside it has what came until then. Closing again is harmless, and tries again what failed. Raises
+        `SetupFailure` where the recording is finished and something is missing from it, and `SecretsFound` where
+        `redaction` is strict and the recording is not finished.
         """
         with self._lock:
             self._closed = True
         for entry in list(self._open.values()):
             entry.end("closed")
+        if self._unchecked:
+            self._check()
+        if self._refusal is not None:
+            raise self._refusal
         self._journal.finish()
+        failure, self._failure = self._failure, None
+        if isinstance(failure, SetupFailure):
+            raise failure
+        if failure is not None:
+            raise SetupFailure(
+                f"{self._journal.path} is written, but not all was recorded as it was: {type(failure).__name__}: {failure}"
+            ) from failure
+
+    def _check(self) -> None:
+        from aivvm_testing.leaks import check_file  # nobody else needs it
+
+        found = check_file(self._journal.journal_path, self._redaction)
+        self._unchecked = False
+        if found:
+            self._journal.abandon()
+            self._refusal = SecretsFound(self._journal.path, found)
 
 
 class Entry:
@@ -67,48 +127,62 @@ class Entry:
     Nothing here raises: recording never hurts what is recorded.
     """
 
-    def __init__(self, journal: Journal, n: int, secrets: Secrets, open: dict[int, Entry]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        n: int,
+        blanked: BlankedReply,
+        open: dict[int, Entry],
+        failed: Callable[[Exception], None],
+    ) -> None:
         self.timer: Timer | None = None
         self._journal = journal
         self._n = n
-        self._secrets = secrets
+        self._blanked = blanked
         self._open = open
-        self._stream = BlankedStream(secrets, partial(journal.chunk, n)) if secrets else None
+        self._failed = failed
         open[n] = self
 
-    def head(self, status: int, reason: str, headers: Headers) -> None:
-        """The head is there."""
-        if self._secrets:
-            headers = self._secrets.blank_headers(headers)
-            if isinstance(reason, str):  # else the journal refuses it, without hurting the reader
-                reason = self._secrets.blank_text(reason)
-        self._journal.head(self._n, recorded_head(status, reason, headers, self._now()))
-
-    def chunk(self, data: bytes) -> None:
-        """A chunk came."""
-        if self._stream is None:
-            self._journal.chunk(self._n, data, self._now())
+    def head(
+        self, status: int, reason: str, headers: Headers, *, at: float | None = None, decoded: bool = True
+    ) -> None:
+        """The head is there, or was `at` so many seconds; not `decoded`: the chunks come in its content-coding."""
+        try:
+            reason, headers = self._blanked.head(reason, headers)
+        except Exception as error:  # of a user's function
+            self._failed(error)
+            headers = Headers()
+        if decoded:
+            head = recorded_head(status, reason, headers, self._moment(at))
         else:
-            self._stream.feed(data, self._now())
+            head = Head(status, reason, headers, self._moment(at))
+        self._journal.head(self._n, head)
 
-    def end(self, kind: EndingKind, error: str | None = None, data: bytes = b"") -> None:
+    def chunk(self, data: bytes, *, at: float | None = None) -> None:
+        """A chunk came, or did `at` so many seconds."""
+        self._blanked.chunk(data, self._moment(at))
+
+    def end(
+        self, kind: EndingKind, error: str | None = None, data: bytes = b"", *, at: float | None = None
+    ) -> None:
         """It is over, for this reason; `data` came raw after the last chunk. What is said first stays."""
-        if self._stream is not None:
-            self._stream.finish()
-        said = None if error is None else self._secrets.blank_text(error)
-        self._journal.end(self._n, Ending(kind, self._now(), self._secrets.blank(data), said))
+        data = self._blanked.finish(data)
+        said = None if error is None else self._blanked.text(error)
+        self._journal.end(self._n, Ending(kind, self._moment(at), data, said))
         self._open.pop(self._n, None)
 
-    def _now(self) -> float:
-        return 0.0 if self.timer is None else round(self.timer.elapsed(), 6)
+    def _moment(self, at: float | None) -> float:
+        if at is None:
+            at = 0.0 if self.timer is None else self.timer.elapsed()
+        return round(at, 6)
 
 
 def recorded_head(status: int, reason: str, headers: Iterable[tuple[str, str]], at: float) -> Head:
-    """A head as a recording keeps it: redacted, and without the fields of a content-coding that was undone.
+    """A head as a recording keeps it: without the fields of a content-coding that was undone.
 
     Those, content-encoding and content-length, are its `decoded`.
     """
-    kept = redact_headers(headers)
+    kept = Headers(headers)
     coding = kept.get("content-encoding", "")
     if not coding or coding.strip().lower() == "identity":
         return Head(status, reason, kept, at)

@@ -12,7 +12,7 @@ from aivvm.errors import ConnectFailed, Interrupted, TimedOut
 from aivvm.transport import Request, Response, Timeout, Transport
 from aivvm_testing.clock import Clock
 from aivvm_testing.record.tap import Entry, Tap
-from aivvm_testing.redaction import redact_text
+from aivvm_testing.redaction import DEFAULT, Redaction, redact_text
 from aivvm_testing.reply import HEADLESS_KINDS, EndingKind
 
 
@@ -35,8 +35,8 @@ class RecordingTransport:
     | any other exception, such as `KeyboardInterrupt` | `closed`, with the exception's name as `error` |
     | nothing more: it closed or dropped the response, or the tap was closed | `closed` |
 
-    `transport` stays its owner's to close. Raises `FileExistsError` where another recorder writes to `path`, and
-    `OSError` where nothing can be written.
+    `redaction` takes secrets out. `transport` stays its owner's to close. Raises `FileExistsError` where another recorder
+    writes to `path`, and `OSError` where nothing can be written.
     """
 
     def __init__(
@@ -46,11 +46,12 @@ class RecordingTransport:
         *,
         clock: Clock | None = None,
         note: str = "",
+        redaction: Redaction = DEFAULT,
     ) -> None:
         if not callable(getattr(transport, "send", None)):
             raise TypeError(f"a transport has a method send(request, *, timeout), but got {transport!r}")
         self._transport = transport
-        self._tap = Tap(path, clock=clock, note=note)
+        self._tap = Tap(path, clock=clock, note=note, redaction=redaction)
 
     def send(self, request: Request, *, timeout: Timeout) -> Response:
         """What the inner transport gives, or raises. A closed tap raises `SetupFailure`: it would record nothing."""

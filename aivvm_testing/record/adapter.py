@@ -1,0 +1,601 @@
+"""Tap 2: what `requests` sends and receives, recorded at the connection, one exchange for each request on the wire.
+
+Contract: tee, never buffer, and change nothing. urllib3 and `http.client` connect, send, parse and raise with their own
+code; while a request is under way its connection's socket is behind one that tells what passed. So redirects and
+retries are exchanges of their own, chunks are those of the wire, whatever the reader's chunk size, and each has the
+moment at which its bytes came from the socket, which may be before the reader asks for them.
+
+Somebody's adapter, and its pools, are never changed: a tapped one is an object of a subclass that shares their state.
+How an exchange gets into the file is `tap`'s business, what its bytes mean `wire`'s, `answer`'s and `coding`'s.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache, wraps
+from http.client import HTTPException, RemoteDisconnected
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+import urllib3
+import urllib3.exceptions as u
+from requests.adapters import HTTPAdapter
+
+from aivvm.transport import Headers, Request
+from aivvm_testing.clock import Clock, Timer
+from aivvm_testing.errors import SetupFailure
+from aivvm_testing.record.answer import MAX_CHUNK, AnswerChunk, AnswerHead, AnswerParser
+from aivvm_testing.record.coding import Decoding
+from aivvm_testing.record.tap import Entry, Tap
+from aivvm_testing.redaction import DEFAULT, Redaction
+from aivvm_testing.reply import EndingKind, Head
+from aivvm_testing.wire import Incoming, Refusal, RequestParser, body_framing
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response
+    from urllib3 import HTTPConnectionPool
+
+    _Adapter: TypeAlias = HTTPAdapter
+    _Pool: TypeAlias = HTTPConnectionPool
+else:
+    _Adapter = _Pool = object  # each stands before a class that is known when there is one to tap
+
+
+class RecordingAdapter(HTTPAdapter):
+    """Sends through `inner` and records every exchange; `close`, or the session's, makes the file at `path` of them.
+
+        session.mount("https://", RecordingAdapter("session.jsonl", inner=HTTPAdapter(max_retries=3)))
+
+    The settings are `inner`'s, and so is what it overrides; without one it is a plain `HTTPAdapter()`. It is closed
+    with this one. Safe to share between threads and sessions as far as `inner` is. Times come from `clock` (the
+    system's by default), in seconds since each attempt to send began, rounded to microseconds.
+
+    | on the connection | recorded ending |
+    |---|---|
+    | the answer ends as its framing says | `complete` |
+    | it breaks off, or is none | `cut`, with the bytes that are in no chunk |
+    | a reset | `reset` |
+    | a read timeout | `stall` |
+    | no connection | `refused`, `unresolved`, `unreachable`, or `tls` |
+    | the response is closed or dropped before its end, or the adapter is | `closed` |
+    | any other exception, such as `KeyboardInterrupt` | `closed`, with the exception's name as `error` |
+
+    The caller gets what it would get without, the very exceptions included. What goes wrong with the recording is
+    raised by `close`: `OSError` where not everything could be written, `SetupFailure` where something was not recorded
+    as it was. Raises `TypeError` for an inner adapter that is no `HTTPAdapter` or cannot be subclassed,
+    `FileExistsError` where another recorder writes to `path`, and `OSError` where nothing can be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        inner: HTTPAdapter | None = None,
+        clock: Clock | None = None,
+        note: str = "",
+        redaction: Redaction = DEFAULT,
+    ) -> None:
+        if inner is not None and not isinstance(inner, HTTPAdapter):
+            raise TypeError(f"inner takes an HTTPAdapter, such as HTTPAdapter(), but got {inner!r}")
+        super().__init__()
+        self._inner = HTTPAdapter() if inner is None else inner
+        owner: type = type(self._inner)
+        _subclass(TappedAdapter, owner)  # raises now what it would raise with the first request
+        self._tap = Tap(path, clock=clock, note=note, redaction=redaction)
+        self._path = path
+        self._closed = False
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Response:
+        """What `inner` gives, or raises. A closed adapter raises `SetupFailure`: it would record nothing."""
+        if self._closed:
+            raise SetupFailure(
+                f"this adapter is closed, and {os.fspath(self._path)} is written: make a new one"
+            )
+        through = tapped(self._inner, self._tap)
+        response = through.send(
+            request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
+        )
+        if not through.reached:
+            self._tap.failed(
+                SetupFailure(
+                    f"a {request.method} to {urlsplit(request.url or '').hostname} was answered, but on no connection "
+                    "of the inner adapter, and is not recorded: did something else answer, such as `responses`?"
+                )
+            )
+        response.connection = self  # whoever sends another request with it wants that recorded, too
+        return response
+
+    def close(self) -> None:
+        """Closes `inner` and finishes the recording; streams that are still open go on, and are recorded as `closed`.
+
+        Raises `OSError` where not everything could be written: an earlier file is then as it was, and the journal
+        beside it has what came until then. Raises `SetupFailure` where something is missing from the file that it has
+        written. Closing again is harmless, and tries again what failed.
+        """
+        self._closed = True
+        super().close()
+        self._inner.close()
+        self._tap.close()
+
+    def __enter__(self) -> RecordingAdapter:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def tapped(adapter: HTTPAdapter, tap: Tap) -> TappedAdapter:
+    """The adapter, its state and all that it overrides, but with connections that `tap` records.
+
+    It is made for one request, and costs nothing: make another one for the next. `adapter` is not changed. One that is
+    tapped already is given back as it is. Raises `TypeError` for one whose class cannot be subclassed.
+    """
+    if isinstance(adapter, TappedAdapter):
+        return adapter
+    one: TappedAdapter = _sharing(TappedAdapter, adapter)
+    one._tap = tap
+    one.reached = False
+    return one
+
+
+class TappedAdapter(_Adapter):
+    """What `tapped` gives. `reached`: whether a request has come as far as a pool of connections."""
+
+    __slots__ = ()
+    _own: HTTPAdapter
+    _tap: Tap
+    reached: bool
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        own = super().get_connection_with_tls_context(*args, **options)
+        if not isinstance(own, urllib3.HTTPConnectionPool):
+            return own
+        try:
+            pool: _TappedPool = _sharing(_TappedPool, own)
+        except TypeError as error:
+            self._tap.failed(error)
+            return own
+        pool._tap = self._tap
+        self.reached = True
+        return pool
+
+    def build_response(self, *args: Any) -> Response:
+        response: Any = super().build_response(*args)
+        response.connection = self._own
+        return response  # type: ignore[no-any-return]  # so far the type is what `requests` says it is
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+
+class _TappedPool(_Pool):
+    """A pool that tells of each attempt to send a request, and of what passes then."""
+
+    __slots__ = ()
+    _own: HTTPConnectionPool
+    _tap: Tap
+    _meant: tuple[Any, ...]
+
+    def urlopen(self, *args: Any, **options: Any) -> Any:
+        given = dict(zip(_URLOPEN, args, strict=False)) | options
+        self._meant = tuple([given.get(name) for name in _URLOPEN])
+        return super().urlopen(*args, **options)
+
+    def _prepare_proxy(self, conn: Any) -> None:
+        """Builds the tunnel, which is no exchange; but without one, the request comes no further."""
+        with self._tap.clock.exchange() as timer:
+            attempt = _Attempt(self._tap, timer, self, self._meant)
+            try:
+                super()._prepare_proxy(conn)
+            except BaseException as error:
+                attempt.connecting = "tunnel"
+                attempt.failed(error)
+                raise
+
+    def _make_request(self, conn: Any, *args: Any, **options: Any) -> Any:
+        with self._tap.clock.exchange() as timer:
+            attempt = _Attempt(self._tap, timer, self, self._meant)
+            try:
+                with _Tapping(conn, attempt):
+                    response = super()._make_request(conn, *args, **options)
+            except BaseException as error:
+                attempt.failed(error)
+                raise
+            attempt.answered()
+            return response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+
+_URLOPEN = ("method", "url", "body", "headers")  # its first parameters
+
+
+def _sharing(kind: type, own: Any) -> Any:
+    """An object that behaves as `kind` says, else as `own`, and shares its state."""
+    owner: type = type(own)
+    one: Any = object.__new__(_subclass(kind, owner))
+    one.__dict__ = own.__dict__
+    one._own = own  # a pool closes its connections when nobody holds it any more
+    return one
+
+
+@lru_cache(maxsize=256)
+def _subclass(kind: type, owner: type) -> type:
+    # What is its own is in slots, as its dictionary is the owner's. So is its name: it stands in the texts of errors.
+    own = tuple(kind.__annotations__)
+    return type(owner.__name__, (kind, owner), {"__slots__": own, "__module__": owner.__module__})
+
+
+class _Tapping:
+    """For as long as one request is under way, its connection's socket tells the attempt what passes.
+
+    Afterwards the connection is as it was; what reads the answer goes on telling.
+    """
+
+    __slots__ = ("_attempt", "_conn", "_connect")
+
+    def __init__(self, conn: Any, attempt: _Attempt) -> None:
+        self._conn = conn
+        self._attempt = attempt
+        self._connect = vars(conn).get("connect")
+
+    def __enter__(self) -> None:
+        conn = self._conn
+        if conn.sock is None:
+            conn.connect = self._connecting(conn.connect)
+        else:
+            conn.sock = _Socket(conn.sock, self._attempt)
+
+    def _connecting(self, connect: Callable[[], None]) -> Callable[[], None]:
+        def connecting() -> None:
+            self._attempt.connecting = "directly"
+            connect()
+            self._attempt.connecting = None
+            self._conn.sock = _Socket(self._conn.sock, self._attempt)
+
+        return connecting
+
+    def __exit__(self, *exc_info: object) -> None:
+        conn = self._conn
+        if self._connect is not None:
+            conn.connect = self._connect
+        else:
+            vars(conn).pop("connect", None)
+        if isinstance(conn.sock, _Socket):
+            conn.sock = conn.sock.own
+
+
+class _Socket:
+    """A connected socket, TLS and all, that tells what passes."""
+
+    __slots__ = ("_attempt", "own")
+
+    def __init__(self, own: Any, attempt: _Attempt) -> None:
+        self.own = own
+        self._attempt = attempt
+
+    def sendall(self, data: Any, *flags: int) -> None:
+        try:
+            self.own.sendall(data, *flags)
+        finally:  # what fails here may have come through as well; the answer, or its absence, shows
+            self._attempt.sent(data)
+
+    def makefile(self, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if mode != "rb" or args or options:
+            return self.own.makefile(mode, *args, **options)
+        raw = self.own.makefile(mode, 0)
+        if isinstance(raw, io.BufferedReader):
+            raw = raw.detach()
+        return io.BufferedReader(_Stream(raw, self._attempt))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+
+class _Stream(io.RawIOBase):
+    """What an answer is read from, telling what comes."""
+
+    def __init__(self, own: Any, attempt: _Attempt) -> None:
+        self._own = own
+        self._attempt = attempt
+        self._sock = getattr(own, "_sock", None)  # which others look for here; any name would cost each read
+        attempt.read = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            size: int | None = self._own.readinto(buffer)
+        except BaseException as error:
+            self._attempt.broke(error)
+            raise
+        if size is not None:
+            self._attempt.came(bytes(buffer[:size]))
+        return size
+
+    def fileno(self) -> int:
+        number: int = self._own.fileno()
+        return number
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            try:
+                self._own.close()
+            finally:
+                self._attempt.left()
+
+
+def _harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """Recording never hurts: what goes wrong with it is the tap's to raise, later, and this exchange's end."""
+
+    @wraps(method)
+    def told(self: _Attempt, *args: Any) -> None:
+        if not self.over:
+            try:
+                method(self, *args)
+            except Exception as error:
+                self.over = True
+                self._tap.failed(error)
+                if self._entry is not None:
+                    self._entry.end("closed", "the rest could not be recorded")
+
+    return told
+
+
+class _Attempt:
+    """One request on its way out, and its answer on its way in: an entry in the tap as soon as there is one to make.
+
+    None of its methods raises. For one thread at a time, but for `left`.
+    """
+
+    def __init__(self, tap: Tap, timer: Timer, pool: Any, meant: tuple[Any, ...]) -> None:
+        self.connecting: Literal["directly", "tunnel"] | None = None
+        self.over = False
+        self.read = False  # whether anybody reads the answer where it can be seen
+        self._tap = tap
+        self._timer = timer
+        self._at = 0.0  # when the last bytes came
+        self._entry: Entry | None = None
+        host = f"[{pool.host}]" if ":" in pool.host else pool.host
+        self._scheme: str = pool.scheme
+        self._authority = host if pool.port in (None, _PORTS.get(self._scheme)) else f"{host}:{pool.port}"
+        self._meant = meant
+        self._requests = RequestParser(scheme=self._scheme, authority=self._authority)
+        self._refusal: str | None = None
+        self._method: str = meant[0]
+        self._answer = AnswerParser(self._method)
+        self._headed = False
+        self._held: tuple[AnswerHead, float] | None = None  # until it is known whether its body decodes
+        self._decoding: Decoding | None = None
+        self._malformed: bytearray | None = None  # what came since then, as a reader may be able to read it
+        self._sending = True
+
+    # The request
+
+    @_harmless
+    def sent(self, data: Any) -> None:
+        """These bytes were sent, or some of them."""
+        if self._entry is None:
+            for event in self._requests.feed(data):
+                if isinstance(event, Incoming):
+                    self._begin(event.request)
+                elif isinstance(event, Refusal):
+                    self._refusal = event.why
+
+    def _begin(self, request: Request) -> Entry:
+        request = request._replace(headers=request.headers.without("proxy-authorization"))
+        self._entry = entry = self._tap.begin(request, self._timer)
+        return entry
+
+    def _begin_unsent(self) -> Entry:
+        """The request that was to be sent, where not all of it was, as far as it is known."""
+        method, target, body, fields = self._meant
+        url = f"{self._scheme}://{self._authority}{target}" if target.startswith("/") else target
+        headers = [(_text(name), _text(value)) for name, value in (fields or {}).items()]
+        if not any(name.lower() == "host" for name, _ in headers):
+            headers.insert(0, ("Host", urlsplit(url).netloc))
+        known = body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else b""
+        if self._refusal is not None and body and not known:
+            self._tap.failed(
+                SetupFailure(
+                    f"the body of a {method} to {self._authority} is not recorded, as the request is none that can be "
+                    f"read again: {self._refusal}"
+                )
+            )
+        return self._begin(Request(method, url, Headers(headers), known))
+
+    # Its answer
+
+    @_harmless
+    def came(self, data: bytes) -> None:
+        """These bytes came; none are the end of the connection."""
+        entry = self._entry or self._begin_unsent()
+        self._at = self._timer.elapsed()
+        if self._malformed is not None:
+            self._malformed += data
+            if not data or len(self._malformed) > MAX_CHUNK:
+                self._end("cut", at=self._at)
+            return
+        for event in self._answer.feed(data) if data else self._answer.finish():
+            if isinstance(event, AnswerChunk):
+                self._chunk(entry, event.data)
+            elif isinstance(event, AnswerHead):
+                self._head(entry, event)
+            elif event.kind == "complete":
+                self._complete(event.data)
+            elif data:
+                self._malformed = bytearray(event.data)
+            else:
+                self._end("cut", data=self._decoded_rest(event.data), at=self._at)
+
+    def _head(self, entry: Entry, head: AnswerHead) -> None:
+        self._headed = True
+        framing = body_framing(Head(head.status, head.reason, head.headers), self._method)
+        if framing == "chunked" and head.headers.get("transfer-encoding") is None:
+            # Its end is the connection's, without a word about that; a reply that does not say so is sent in chunks.
+            head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
+        coding = ", ".join(head.headers.get_all("content-encoding"))
+        self._held = head, self._at
+        if coding.strip().lower() not in ("", "identity"):
+            with suppress(ValueError):
+                self._decoding = Decoding(coding)
+                return
+        self._write_head(entry)
+
+    def _write_head(self, entry: Entry) -> None:
+        if self._held is not None:
+            (status, reason, headers, _), at = self._held
+            self._held = None
+            entry.head(status, reason, headers, at=at, decoded=self._decoding is not None)
+
+    def _chunk(self, entry: Entry, data: bytes) -> None:
+        if self._decoding is not None:
+            try:
+                data = self._decoding.feed(data)
+            except ValueError as error:
+                if self._held is None:
+                    self._end("cut", f"the answer does not decode: {error}", b"", self._at)
+                    return
+                self._decoding = None
+            self._write_head(entry)
+        if data:
+            entry.chunk(data, at=self._at)
+
+    def _complete(self, data: bytes) -> None:
+        if self._decoding is not None and self._held is None:
+            try:
+                self._decoding.finish()
+            except ValueError as error:
+                self._end("cut", f"the answer does not decode: {error}", b"", self._at)
+                return
+        self._end("complete", data=data, at=self._at)
+
+    def _decoded_rest(self, data: bytes) -> bytes:
+        """What has come of an HTTP chunk, decoded where the chunks are."""
+        if self._decoding is None or self._held is not None or not data:
+            return data
+        try:
+            part = self._decoding.feed(data.partition(b"\n")[2])
+        except ValueError:
+            part = b""
+        return b"%x\r\n%b" % (len(part) + 1, part) if part else b""
+
+    # Its end
+
+    @_harmless
+    def broke(self, error: BaseException) -> None:
+        """Reading the answer raised this."""
+        self._end(*_ending_of(error, self._headed))
+
+    @_harmless
+    def failed(self, error: BaseException) -> None:
+        """There is no answer, but this."""
+        self._sending = False
+        handshake = self.connecting == "directly" and self._scheme == "https"
+        self._end(*_ending_of(error, self._headed, connecting=bool(self.connecting), handshake=handshake))
+
+    @_harmless
+    def answered(self) -> None:
+        """The caller has the head of the answer."""
+        self._sending = False
+        if not self.read:
+            raise SetupFailure(
+                f"the answer to a {self._method} to {self._authority} is not recorded: it is not read as http.client "
+                "reads answers"
+            )
+
+    @_harmless
+    def left(self) -> None:
+        """The answer is read no further."""
+        if not self._sending:  # else whoever sends tells why
+            self._end("closed")
+
+    def _end(
+        self,
+        kind: EndingKind,
+        error: str | None = None,
+        data: bytes | None = None,
+        at: float | None = None,
+    ) -> None:
+        if self.over:
+            return
+        entry = self._entry or self._begin_unsent()
+        if self._malformed is not None:
+            data = bytes(self._malformed)
+            kind = "cut" if kind == "closed" else kind
+        elif data is None:
+            data = self._decoded_rest(self._answer.pending)
+        self.over = True
+        if self._held is not None:  # there is no body
+            self._decoding = None
+            self._write_head(entry)
+        entry.end(kind, error, data, at=at)
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _ending_of(
+    error: BaseException, headed: bool, *, connecting: bool = False, handshake: bool = False
+) -> tuple[EndingKind, str | None]:
+    """The kind of ending that this error of urllib3, or of what is below it, is, and what a recording says of it.
+
+    `connecting`: there was no connection yet; `handshake`: it was to be one with TLS.
+    """
+    causes = _causes(error)
+    said = next((text for one in reversed(causes) if (text := str(one))), None)
+    if not isinstance(error, (OSError, HTTPException, u.HTTPError)):
+        name = type(error).__name__
+        return "closed", f"{name}: {said}" if said else name
+
+    def holds(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in causes)
+
+    if not headed:
+        if holds(socket.gaierror, u.NameResolutionError):
+            return "unresolved", said
+        if holds(ConnectionRefusedError):
+            return "refused", said
+        if holds(u.ConnectTimeoutError, u.NewConnectionError) or (connecting and holds(TimeoutError)):
+            return "unreachable", said
+        if handshake or (holds(ssl.SSLError, u.SSLError) and not holds(ssl.SSLEOFError)):
+            return "tls", said
+        if connecting:
+            return "unreachable", said
+    if holds(TimeoutError, u.TimeoutError):
+        return "stall", said
+    resets = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+    if holds(*resets) and not holds(RemoteDisconnected):  # which is a reset by name alone
+        return "reset", said
+    return "cut", said
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and those that it was made from, outermost first."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    for one in waiting:
+        if isinstance(one, BaseException) and not any(one is other for other in found):
+            found.append(one)
+            waiting += (one.__cause__, *one.args)
+    return found

@@ -1,0 +1,289 @@
+"""HTTP/1.1 answers without I/O: bytes in, at any split; the head, the chunks and the end out.
+
+The counterpart of `wire.RequestParser`, for taps that see an answer on its way. Its contract: what came is told as what
+it was. A chunk is one HTTP chunk of a chunked answer, and there every split of the same bytes gives the same chunks;
+of any other answer it is what was fed at once. What is no answer, or breaks off, ends as `cut`, with the raw bytes that
+are in no event. No sockets and no clocks here; codings of the content are `coding`'s.
+
+It reads what clients read: lines may end in LF alone, and folded fields are joined (RFC 9112, 2.2 and 5.2). Work and
+memory are bounded, by a head or trailers of 64 KiB and a chunk of 16 MiB: a longer one comes in parts of that size.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple, TypeAlias
+
+from aivvm.transport import Headers
+from aivvm_testing.reply import Head
+from aivvm_testing.wire import MAX_HEAD, body_framing
+
+MAX_CHUNK = 16 * 1024 * 1024
+_MAX_LINE = 4096  # of a chunk's size and its extensions
+
+
+class AnswerHead(NamedTuple):
+    """The head of the final answer, complete. `version` is `1.1` or `1.0`.
+
+    Names keep their case, order and duplicates; values are latin-1, without the blanks around them.
+    """
+
+    status: int
+    reason: str
+    headers: Headers
+    version: str = "1.1"
+
+
+class AnswerChunk(NamedTuple):
+    """A part of the body, never empty. Its content-coding, if any, is not undone."""
+
+    data: bytes
+
+
+class AnswerEnd(NamedTuple):
+    """Nothing more comes. `data`: the raw bytes after the last chunk, or the bytes that are no head."""
+
+    kind: Literal["complete", "cut"]
+    data: bytes = b""
+
+
+AnswerEvent: TypeAlias = "AnswerHead | AnswerChunk | AnswerEnd"
+
+
+class AnswerParser:
+    """Turns the bytes of one answer to a request of this `method` into events.
+
+    The order is: at most one `AnswerHead`, any number of `AnswerChunk`s, one `AnswerEnd`; what is fed after that is
+    ignored. Answers with a status of 1xx are skipped; 101 leaves HTTP, and ends as `cut`.
+
+    `complete` is an answer that ended as its framing says (RFC 9112, 6.3 and 8): a chunked one with its last chunk,
+    whether or not its trailers come, which are dropped. Its `data` came with the end and belongs to no answer. `cut`
+    is everything else: an end that came too early, and what is malformed.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_keeps",
+        "_left",
+        "_line_checked",
+        "_max_chunk",
+        "_max_head",
+        "_method",
+        "_seen",
+        "_stage",
+        "head_size",
+    )
+
+    def __init__(self, method: str = "GET", *, max_head: int = MAX_HEAD, max_chunk: int = MAX_CHUNK) -> None:
+        self._method = method
+        self._max_head = max_head
+        self._max_chunk = max_chunk
+        self._buffer = bytearray()  # what is in no event yet
+        self._seen = 0  # so much of it was looked at before, in vain
+        self._line_checked = False
+        self._stage: Literal["head", "length", "close", "size", "long chunk", "trailers", "over"] = "head"
+        self._left = 0  # of a body with a length, of a long chunk, or of the room for trailers
+        self._keeps = False
+        self.head_size = 0
+        """Bytes up to the end of the head, those of skipped answers included; what is fed beyond them is the body."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the end was told."""
+        return self._stage == "over"
+
+    @property
+    def keeps_connection(self) -> bool:
+        """Whether the connection can carry another request after this answer.
+
+        Once there is a head, as it says; certain when the answer is over. False before.
+        """
+        return self._keeps
+
+    @property
+    def pending(self) -> bytes:
+        """The raw bytes that came and are in no event yet: the `data` of an ending that the reader knows of first."""
+        if self._stage == "trailers":
+            return b""  # the answer has ended
+        if self._stage == "long chunk":
+            return b"%x\r\n%b" % (self._left, bytes(self._buffer))
+        return bytes(self._buffer)
+
+    def feed(self, data: bytes) -> list[AnswerEvent]:
+        """What these bytes complete, in order."""
+        events: list[AnswerEvent] = []
+        if self._stage == "over":
+            return events
+        self._buffer += data
+        try:
+            while self._buffer and self._read(events):
+                pass
+        except _Malformed:
+            self._end(events, "cut", self.pending)
+        return events
+
+    def finish(self) -> list[AnswerEvent]:
+        """The peer has closed the connection: how the answer ended, unless that was told before."""
+        events: list[AnswerEvent] = []
+        if self._stage in ("close", "trailers"):
+            self._end(events, "complete", b"")
+        elif self._stage != "over":
+            self._end(events, "cut", self.pending)
+        self._keeps = False
+        return events
+
+    def _read(self, events: list[AnswerEvent]) -> bool:
+        """Takes the next part from the buffer; false where it is not whole yet, or where nothing more comes."""
+        if self._stage == "size" or self._stage == "long chunk":
+            return self._read_chunk(events)
+        if self._stage == "head":
+            return self._read_head(events)
+        if self._stage == "trailers":
+            return self._read_trailer(events)
+        if self._stage == "close":
+            self._take(events, 0, len(self._buffer))
+        else:
+            taken = min(self._left, len(self._buffer))
+            self._left -= taken
+            self._take(events, 0, taken)
+            if not self._left:
+                self._complete(events)
+        return False
+
+    def _read_head(self, events: list[AnswerEvent]) -> bool:
+        buffer = self._buffer
+        if not self._line_checked:
+            end = buffer.find(b"\n", self._seen, self._max_head) + 1
+            if end and not _STATUS_LINE.fullmatch(buffer, 0, end):
+                raise _Malformed
+            self._line_checked = end > 0
+        found = _EMPTY_LINE.search(buffer, max(0, self._seen - 2), self._max_head)
+        if found is None:
+            if len(buffer) >= self._max_head:
+                raise _Malformed
+            self._seen = len(buffer)
+            return False
+        head = _parse_head(bytes(buffer[: found.end()]))
+        del buffer[: found.end()]
+        self.head_size += found.end()
+        self._seen = 0
+        self._line_checked = False
+        if head.status >= 200:
+            events.append(head)
+            self._begin_body(head)
+            if self._stage == "length" and not self._left:
+                self._complete(events)
+        return True
+
+    def _begin_body(self, head: AnswerHead) -> None:
+        fields = head.headers
+        coded = fields.get("transfer-encoding") is not None
+        framing = body_framing(Head(head.status, head.reason, fields), self._method)
+        if isinstance(framing, int):
+            self._stage = "length"
+            self._left = framing
+        elif coded and framing == "chunked":
+            self._stage = "size"
+        else:
+            self._stage = "close"
+            return
+        said = _SEPARATOR.split(",".join(fields.get_all("connection")).lower())
+        persistent = "close" not in said and (head.version != "1.0" or "keep-alive" in said)
+        # Two framings, or one that HTTP/1.0 does not have: where the next answer begins is anyone's guess.
+        dubious = coded and (head.version == "1.0" or fields.get("content-length") is not None)
+        self._keeps = persistent and not dubious
+
+    def _read_chunk(self, events: list[AnswerEvent]) -> bool:
+        buffer = self._buffer
+        begin, left = 0, self._left
+        if self._stage == "size":
+            begin = buffer.find(b"\n", 0, _MAX_LINE) + 1
+            if not begin and len(buffer) < _MAX_LINE:
+                return False
+            size = _CHUNK_LINE.fullmatch(buffer, 0, begin)
+            if size is None:
+                raise _Malformed
+            left = int(size[1], 16)
+            if not left:
+                del buffer[:begin]
+                self._stage = "trailers"
+                self._left = self._max_head
+                return True
+        end = begin + min(left, self._max_chunk)
+        if left > self._max_chunk:
+            if len(buffer) < end:
+                return False
+            self._take(events, begin, end, end)
+            self._left = left - self._max_chunk
+            self._stage = "long chunk"
+            return True
+        after = buffer[end : end + 2]
+        if after == b"\r\n" or after[:1] == b"\n":
+            self._take(events, begin, end, end + after.index(b"\n") + 1)
+            self._stage = "size"
+            return True
+        if after and after != b"\r":
+            raise _Malformed
+        return False
+
+    def _read_trailer(self, events: list[AnswerEvent]) -> bool:
+        buffer = self._buffer
+        end = buffer.find(b"\n", self._seen, self._left) + 1
+        if not end and len(buffer) < self._left:
+            self._seen = len(buffer)
+            return False
+        line = bytes(buffer[:end])
+        if line == b"\r\n" or line == b"\n":
+            del buffer[:end]
+        elif _FIELD.fullmatch(line) or _FOLDED.fullmatch(line):
+            del buffer[:end]
+            self._left -= end
+            self._seen = 0
+            return True
+        self._complete(events)
+        return False
+
+    def _take(self, events: list[AnswerEvent], begin: int, end: int, after: int | None = None) -> None:
+        events.append(AnswerChunk(bytes(self._buffer[begin:end])))
+        del self._buffer[: end if after is None else after]
+
+    def _complete(self, events: list[AnswerEvent]) -> None:
+        self._keeps = self._keeps and not self._buffer
+        self._end(events, "complete", bytes(self._buffer))
+
+    def _end(self, events: list[AnswerEvent], kind: Literal["complete", "cut"], data: bytes) -> None:
+        self._keeps = self._keeps and kind == "complete"
+        self._stage = "over"
+        self._buffer.clear()
+        events.append(AnswerEnd(kind, data))
+
+
+class _Malformed(Exception):
+    """No answer, or no body of one."""
+
+
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\r\n\0]*))?\r?\n")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:([^\r\n\0]*)\r?\n")
+_FOLDED = re.compile(rb"[ \t]([^\r\n\0]*)\r?\n")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?\r?\n")
+_SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
+
+
+def _parse_head(data: bytes) -> AnswerHead:
+    """The head that these bytes are, up to and with its empty line."""
+    lines = data.splitlines(keepends=True)
+    first = _STATUS_LINE.fullmatch(lines[0])
+    if first is None or first[2] == b"101":
+        raise _Malformed
+    fields: list[tuple[str, str]] = []
+    for line in lines[1:-1]:
+        if field := _FIELD.fullmatch(line):
+            fields.append((field[1].decode("ascii"), field[2].decode("latin-1").strip(" \t")))
+        elif fields and (folded := _FOLDED.fullmatch(line)):
+            name, value = fields.pop()
+            fields.append((name, f"{value} {folded[1].decode('latin-1').strip(' ')}".strip(" \t")))
+        else:
+            raise _Malformed
+    version = "1.0" if first[1] == b"0" else "1.1"
+    return AnswerHead(int(first[2]), (first[3] or b"").decode("latin-1"), Headers(fields), version)
