@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from aivvm_testing.errors import UnplayedReplies as UnplayedReplies
     from aivvm_testing.errors import WouldHang as WouldHang
     from aivvm_testing.fake import FakeAivvm as FakeAivvm
+    from aivvm_testing.record.adapter import RecordingAdapter as RecordingAdapter
+    from aivvm_testing.record.proxy import RecordingProxy as RecordingProxy
     from aivvm_testing.record.transport import RecordingTransport as RecordingTransport
     from aivvm_testing.recording import Exchange as Exchange
     from aivvm_testing.recording import Recording as Recording
+    from aivvm_testing.redaction import Redaction as Redaction
     from aivvm_testing.replay.responses import ReplyResponse as ReplyResponse
     from aivvm_testing.reply import Chunk as Chunk
     from aivvm_testing.reply import Ending as Ending
@@ -43,8 +46,11 @@ _HOMES = {
         "WouldHang",
     ),
     "aivvm_testing.fake": ("FakeAivvm",),
+    "aivvm_testing.record.adapter": ("RecordingAdapter",),
+    "aivvm_testing.record.proxy": ("RecordingProxy",),
     "aivvm_testing.record.transport": ("RecordingTransport",),
     "aivvm_testing.recording": ("Exchange", "Recording"),
+    "aivvm_testing.redaction": ("Redaction",),
     "aivvm_testing.replay.responses": ("ReplyResponse",),
     "aivvm_testing.reply": ("Chunk", "Ending", "Head", "Reply", "wait"),
 }
