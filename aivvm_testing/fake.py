@@ -445,7 +445,8 @@ class _Playback:
             self._play(self._first)
 
     def hosts(self) -> list[str]:
-        return [urlsplit(exchange.request.url).netloc for exchange in self._recording]
+        found = [urlsplit(exchange.request.url).netloc for exchange in self._recording]
+        return [host for host in found if host]
 
     def left(self) -> list[str]:
         return [

@@ -39,8 +39,8 @@ from aivvm_testing.redaction import (
 )
 from aivvm_testing.reply import Chunk, Ending, Head, Reply
 
-LONGEST_LEAK = 16 * 1024
-"""Bytes: of a longer secret only the first so many may be told. RSA keys of 16,384 bits are within it."""
+LONGEST_LEAK = 8 * 1024
+"""Bytes: of a longer secret only the first so many may be told. A private RSA key of 8,192 bits is within it."""
 
 SHORTEST_RANDOM = 32
 LONGEST_RANDOM = 512
@@ -91,7 +91,7 @@ def find(recording: Recording, redaction: Redaction = DEFAULT) -> list[Leak]:
 def check_file(path: str | os.PathLike[str], redaction: Redaction = DEFAULT) -> list[Leak]:
     """What looks like a secret in this file, a recording or the journal of one.
 
-    Holds one line, and at most 150 KiB of each exchange that has not ended. A line that no recording has is searched as it
+    Holds one line, and at most 100 KiB of each exchange that has not ended. A line that no recording has is searched as it
     stands. Raises `OSError` where the file cannot be read, and `CorruptRecording` for a line longer than any can be.
     """
     return [found.leak for found in _find_in_lines(os.fspath(path), redaction)]
@@ -197,29 +197,22 @@ _KINDS = (
         rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
         rb"(?:(?:[,.:-]|"
         + _KEY_TEXT
-        + rb"){0,15000}?-----END [A-Z0-9 ]{0,40}-----|(?:"
+        + rb"){0,7500}?-----END [A-Z0-9 ]{0,40}-----|(?:"
         + _KEY_TEXT
-        + rb"){0,15000})",
+        + rb"){0,7500})",
         _is_key,
     ),
     _kind("a JSON web token", "eyJ", _B + rb"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*(?:\.[\w-]+){0,2}", _is_token),
-    _kind("an API key", "sk- sk_ rk_", _B + rb"(?:sk-|[rs]k_(?:live|test)_)[\w-]{16,}"),
-    _kind(
-        "a GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_", _B + rb"(?:gh[pousr]_|github_pat_)\w{20,}"
-    ),
-    _kind("a GitLab token", "glpat- glrt- gldt-", _B + rb"gl(?:pat|rt|dt)-[\w.-]{20,}"),
+    _kind("an API key", "sk- k_live_ k_test_", _B + rb"(?:sk-|[rs]k_(?:live|test)_)[\w-]{16,}"),
+    _kind("a GitHub token", "ghp_ gho_ ghs_ github_pat_", _B + rb"(?:gh[pos]_|github_pat_)\w{20,}"),
+    _kind("a GitLab token", "glpat-", _B + rb"glpat-[\w.-]{20,}"),
     _kind("an AWS access key", "AKIA ASIA", _B + rb"A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])"),
-    _kind(
-        "a Google key",
-        "AIza ya29. GOCSPX-",
-        _B + rb"(?:AIza[\w-]{35}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,})",
-    ),
+    _kind("a Google key", "AIza ya29.", _B + rb"(?:AIza[\w-]{35}|ya29\.[\w-]{20,})"),
     _kind("a Slack token", "xox xapp-", _B + rb"(?:xox[abeoprs]|xapp)-[\w-]{10,}"),
     _kind(
         "a service's token",
-        "hf_ npm_ pypi- gsk_ xai- r8_ pplx- SG. dop_v1_ whsec_ dapi",
-        _B + rb"(?:(?:hf|npm|gsk|r8|whsec)_\w{30,}|(?:pypi|xai|pplx)-[\w-]{40,}|SG\.[\w-]{20,}\.[\w-]{20,}|"
-        rb"dop_v1_[0-9a-f]{60,}|dapi[0-9a-f]{32})",
+        "hf_ npm_ pypi- SG.",
+        _B + rb"(?:(?:hf|npm)_\w{30,}|pypi-[\w-]{40,}|SG\.[\w-]{20,}\.[\w-]{20,})",
     ),
     _Kind("a password in a url", (b"://",), _PASSWORD, _is_password),
     _kind("a bearer token", "earer EARER", rb"(?i:bearer)[ \t]+([\w.~+/=-]{20,})"),
@@ -312,8 +305,8 @@ class _Body:
             if at == 0:
                 yield from self._named()
                 self._value = _Value(self._came + begin, name)
-            if self._value is not None:
-                self._value.add(data[begin:end], at)
+            assert self._value is not None
+            self._value.add(data[begin:end], at)
         if last or not self._members.inside:
             yield from self._named()
         self._came += len(data)
@@ -415,6 +408,7 @@ class _Look:
     def _texts(self, parts: list[tuple[str, str, list[Span]]]) -> Iterator[_Found]:
         # One search of them all instead of one each, as there is nearly never anything to find. (A user's pattern may
         # ask where a part begins or ends.)
+        parts = [part for part in parts if part[1]]
         joined = _as_bytes("\0".join([text for _, text, _ in parts]))
         clean = not self._redaction.patterns and not any(
             _Part(0, "", self._redaction).feed(joined, last=True)

@@ -266,7 +266,7 @@ class Redaction:
                     found.append(base64.b64decode(value[spans[0][0] :]).decode().partition(":")[2])
         return Headers(blanked)
 
-    # Where they are: spans of characters or bytes, which overlap nowhere
+    # Where they are: spans of characters or bytes
 
     def url_secrets(self, url: str) -> list[Span]:
         """The user information of a url, and the values of its secret parameters."""
@@ -677,9 +677,8 @@ def _painted(data: bytes, spans: Sequence[Span], begin: int = 0) -> bytes:
         return data
     parts = bytearray(data)
     end = begin + len(data)
-    for first, last in sorted(
-        spans, reverse=True
-    ):  # where two overlap, that which begins first has the last word
+    # Where two overlap, that which begins first has the last word.
+    for first, last in sorted(spans, reverse=True):
         one, other = max(first, begin), min(last, end)
         if one < other:
             parts[one - begin : other - begin] = _placeholder(other - one, one - first).encode()
@@ -725,6 +724,8 @@ def _forms(text: str) -> Iterator[bytes]:
             plain = json.loads(f'"{text}"')
             if '"' not in plain:  # with a quote in it, it could match across the strings of a JSON body
                 forms.append(plain)
+    with suppress(UnicodeError):  # bytes of a body that stand for other letters than latin-1's
+        forms.append(text.encode("latin-1").decode())
     forms += [json.dumps(form)[1:-1] for form in forms]
     forms += [form.replace("/", "\\/") for form in forms if "/" in form]
     for form in dict.fromkeys(forms):

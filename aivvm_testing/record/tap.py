@@ -151,7 +151,7 @@ class Entry:
             reason, headers = self._blanked.head(reason, headers)
         except Exception as error:  # of a user's function
             self._failed(error)
-            headers = Headers()
+            reason, headers = "", Headers()
         if decoded:
             head = recorded_head(status, reason, headers, self._moment(at))
         else:

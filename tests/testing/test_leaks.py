@@ -165,11 +165,11 @@ def test_no_shipped_recording_raises_an_alarm(name):
         "https://example.com/Users/JohnDoe/Projects/App2/src/main/java/Com/Example/V2/UserServiceImpl",
         "sk-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx and sk-your-openai-api-key-goes-here",
         "AKIAIOSFODNN7EXAMPLE, ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx, AIza...",
-        "a basic understanding, bearer authentication-mechanisms-are-many",
+        "a basic understanding, Basic abcdefgh===, Basic c2VjcmV0cw==, bearer authentication-mechanisms-are-many",
         "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
         "-----BEGIN PUBLIC KEY-----\n" + "MIIBIjANBgkqhkiG9w0B\n" * 20 + "-----END PUBLIC KEY-----",
         "postgres://user:password@localhost, https://u:${PASSWORD}@x, http://a:b",
-        "eyJ is how a token begins: eyJhbGciOi.eyJzdWIiOi.x and eyJub3RhbGc6MTIzNDU2.eyJub3RhbGc.eyJub3",
+        "eyJ is how a token begins: eyJabcdefghij.eyJzdWIiOi.x eyJhbGciOi.eyJzdWIiOi.x and eyJub3RhbGc6MTIzNDU2.eyJub3RhbGc.eyJub3",
         "task-Zq81xWvU7yTtAbCdEfGh is no key",
         "REDACTEDREDACTEDREDACTEDREDACTEDREDACTED Bearer REDACTEDREDACTEDREDACTED",
         "Zq81" * 40,
@@ -225,6 +225,7 @@ def test_what_an_escape_precedes_is_found(prefix):
          [("request body", 20)]),
         (Request("POST", "https://x/", Headers([("content-type", "a/x-www-form-urlencoded")]), b"a=b&token=abc"),
          [("request body", 10)]),
+        (Request("POST", "https://x/", Headers([("content-type", "a/x-www-form-urlencoded")]), b"a=b&token=RED"), []),
         (Request("POST", "https://x/", body=b'{"key": "home.title", "Key": "PROJ-123"}'), []),
         (Request("POST", "https://x/", body=b'{"key": "a8Zq1", "password": "home"}'),
          [("request body", 9), ("request body", 30)]),
@@ -329,6 +330,7 @@ def test_a_journal_is_looked_through_while_it_is_written(tmp_path):
         f'{{"x": [], "request": "{KEY}"}}',
         f'{{"request": {{"method": "GET", "url": 3, "headers": [["a", "{KEY}"]]}}}}',
         f'{{"end": "cut", "error": ["{KEY}"]}}',
+        f'{{"x": 7, "text": "{KEY}"}}',
         f'{{"aivvm_recording": 1, "note": ["{KEY}"]}}',
         "[" * 100_000 + KEY,
         f'{{"hex": "zz", "a": "{KEY}"}}',
@@ -339,6 +341,23 @@ def test_a_line_that_is_none_of_a_recording_is_searched_as_it_is(tmp_path, line)
     path.write_text(f'{{"aivvm_recording": 1}}\n{line}\nmore', encoding="utf-8")
     assert [(leak.exchange, leak.part, leak.position) for leak in check_file(path)] == [
         (0, "line 2", line.index(KEY))
+    ]
+
+
+def test_a_wrong_line_within_an_exchange_is_searched_and_the_rest_as_ever(tmp_path):
+    lines = [
+        '{"aivvm_recording": 1}',
+        '{"request": {"method": "GET", "url": "https://x/"}}',
+        '{"reply": {"status": 200, "reason": "OK"}}',
+        f'{{"text": "{KEY[:9]}"}}',
+        f'{{"end": "cut", "error": ["{KEY}"]}}',
+        f'{{"text": "{KEY[9:]}"}}',
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = check_file(tmp_path / "a.jsonl")
+    assert [(leak.exchange, leak.part, leak.position) for leak in found] == [
+        (0, "line 5", 26),
+        (1, "reply body", 0),
     ]
 
 
@@ -404,6 +423,7 @@ def test_what_is_found_once_is_taken_out_everywhere():
             ),
         ),
         Exchange(GET, Reply.of("at mysql://joe:pw@db/")),
+        Exchange(GET, Reply.no_answer("refused")),
     ]
     recording = Recording(
         exchanges,

@@ -35,7 +35,7 @@ from aivvm_testing.redaction import (
     redact_request,
     redact_text,
 )
-from aivvm_testing.reply import Reply
+from aivvm_testing.reply import Head, Reply
 from aivvm_testing.strategies import chunkings, recordings
 
 SECRET = "sk-Zq81xWvU7yTt"
@@ -260,7 +260,17 @@ def test_a_secret_is_blanked_out_wherever_else_it_stands_in_its_request():
         ([("Cookie", f"theme=dark; id={SECRET}")], b"", SECRET),
         ([], b'{"key": "sk-\\u0041bcdefgh"}', "sk-Abcdefgh"),
         ([], b'{"password": "\xd0\xba\xd0\xbb\xd1\x8e\xd1\x87\xd0\xb8"}', "ключи"),
+        (
+            [],
+            b'{"password": "\xd0\xba\xd0\xbb\xd1\x8e\xd1\x87\xd0\xb8"}',
+            "\\u043a\\u043b\\u044e\\u0447\\u0438",
+        ),
         ([("X-Api-Key", "a%2Fb%2Fc%2Fd")], b"", "a%2Fb%2Fc%2Fd"),
+        ([("X-Api-Key", "a%2Fb%2Fc%2Fdd")], b"", "a/b/c/dd"),
+        ([("X-Api-Key", "a/b+c/d=")], b"", "a%2Fb%2Bc%2Fd%3D"),
+        ([("X-Api-Key", "a/b+c/d=")], b"", "a\\/b+c\\/d="),
+        ([("X-Api-Key", 'a"b c\\d')], b"", 'a\\"b c\\\\d'),
+        ([("Cookie", 'a="abcdefgh"')], b"", "abcdefgh"),
     ],
 )
 def test_an_answer_is_searched_for_each_form_of_a_secret(headers, body, said):
@@ -502,6 +512,19 @@ def test_a_form(content_type, body, redacted):
     assert redact_request(Request("POST", "https://x/", headers, body)).body == redacted
 
 
+def test_a_stream_may_have_any_number_of_names_and_names_of_any_length():
+    redaction = Redaction()
+    chunks = [b'{"n%d": "a", ' % n for n in range(3000)] + [
+        b'"x' + b"y" * 500 + b'-token": "a", "token": "b"}'
+    ]
+    out = b"".join(written(redaction, Secrets(), chunks, "application/json"))
+    assert out == b"".join(chunks).replace(b'"b"', b'"R"')
+    assert b"".join(
+        written(redaction, Secrets(), [bytes([byte]) for byte in chunks[-1]], "x/json")
+    ) == chunks[-1].replace(b'"b"', b'"R"')
+    assert not any([redaction.is_secret(f"n{n}") for n in range(3000)])
+
+
 # Patterns
 
 
@@ -570,8 +593,8 @@ def test_a_pattern_that_finds_its_own_surroundings_is_redacted_once_and_for_all(
 
 
 def test_a_pattern_of_bytes_leaves_text_whole():
-    secrets = Secrets((), Redaction(patterns=[rb"\xd0"]).compiled)
-    assert secrets.blank_text("я тут: Д") == "я тут: RE"
+    secrets = Secrets((), Redaction(patterns=[rb"\xd0", rb"\x82"]).compiled)
+    assert secrets.blank_text("я тут: Д") == "я REуRE: RE"
 
 
 # Functions
@@ -590,6 +613,11 @@ def test_edit_request_sees_what_is_left_and_has_the_last_word():
     assert seen == [request._replace(url=f"https://x/?key={BLANK}")]
     assert redacted == Request("POST", "https://x/", Headers([("a", "b")]), b"body")
     assert secrets.blank(SECRET.encode()) == BLANK.encode()
+
+
+def test_a_reason_that_is_none_is_left_to_the_journal():
+    blanked = BlankedReply(DEFAULT, Secrets([SECRET]), lambda data, at: None)
+    assert blanked.head(3, Headers()) == (3, Headers())
 
 
 def test_edit_headers_sees_what_is_left_and_has_the_last_word():
@@ -852,14 +880,14 @@ def test_a_function_for_headers_that_fails_costs_the_headers(tmp_path):
         raise ZeroDivisionError("oh")
 
     path = tmp_path / "session.jsonl"
-    fake = FakeAivvm().reply(Reply.of("a", headers={"x": "y"}))
+    fake = FakeAivvm().reply(Reply.of("a", reason="secret", headers={"x": "y"}))
     tap = RecordingTransport(fake.transport(), path, clock=fake.clock, redaction=Redaction(edit_headers=edit))
     response = tap.send(build_request("gpt-4", [{"role": "user", "content": "hi"}]), timeout=None)
     assert response.headers.get("x") == "y"
     assert [*response] == [b"a"]
     with pytest.raises(SetupFailure, match="not all was recorded as it was: ZeroDivisionError: oh"):
         tap.close()
-    assert Recording.load(path)[0].reply.headers == Headers()
+    assert Recording.load(path)[0].reply.head == Head(200, "", Headers())
 
 
 def test_a_tap_takes_a_redaction_and_nothing_else(tmp_path):
