@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aivvm_testing import FakeAivvm, Reply, service
+from aivvm_testing import FakeAivvm, Reply, rules, service
 from aivvm_testing.replay.server import FakeServer
 from aivvm_testing.reply import Chunk, Ending, Head
 from aivvm_testing.wire import CONTINUE, Incoming, Refusal, RequestParser, schedule
@@ -622,7 +622,8 @@ def check(indices: Iterable[int]) -> None:
 
 @pytest.fixture(autouse=True)
 def _always_the_same_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_date", lambda: "Sun, 06 Nov 1994 08:49:37 GMT")
+    for module in (service, rules):
+        monkeypatch.setattr(module, "date", lambda: "Sun, 06 Nov 1994 08:49:37 GMT")
 
 
 @pytest.mark.parametrize("first", range(0, COUNT, BATCH))
