@@ -68,11 +68,7 @@ class Play:
                     )
                 )
             self.wait_for(inf)
-        if kind == "unreachable" and self.patience < inf:
-            self.timer.wait_until(
-                self.timer.elapsed() + self.patience
-            )  # this reader's, whatever the recorded one's
-        elif kind in HEADLESS_KINDS:
+        if kind in HEADLESS_KINDS:
             self.timer.wait_until(min(ending.at, self.timer.elapsed() + self.patience))
         else:
             self.wait_for(ending.at)
