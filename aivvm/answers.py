@@ -28,8 +28,13 @@ def check_answer(response: Response, url: str, timeout: Timeout, key: str = "") 
     stops at the first chunk after the read timeout, however slowly they come; what is left is for `close` to drop.
     """
     if 200 <= response.status < 300:
-        kind = response.headers.get("content-type")
-        if not (kind and _is_page(kind)) and not _is_mitigated(response.headers):
+        for name, value in response.headers:
+            name = name.lower()
+            if (name == "content-type" and _is_page(value)) or (
+                name == "cf-mitigated" and _is_challenge(value)
+            ):
+                break
+        else:
             return
     body, broken = _beginning(response, timeout)
     raise _refusal(response, url, body, key) from broken
@@ -63,7 +68,7 @@ def _refusal(response: Response, url: str, body: bytes, key: str) -> AnswerError
         ("<!doctype html", "<html")
     )
     snippet = one_line(_without(key, _page_text(text)) if page else text)
-    challenge = _is_mitigated(headers) or (page and _is_challenge(headers, text))
+    challenge = _is_challenge(headers.get("cf-mitigated", "")) or (page and _is_challenge_page(headers, text))
     retry_after = _seconds_to_wait(headers)
     said = f"{url} answered {status} {one_line(reason)}".rstrip()
     if page or challenge:
@@ -113,12 +118,12 @@ def _page_text(page: str) -> str:
     return unescape(re.sub(r"<[^<>]*>?", " ", seen))
 
 
-def _is_mitigated(headers: Headers) -> bool:
+def _is_challenge(mitigated: str) -> bool:
     """Whether Cloudflare itself says that this is its challenge: its page need not say so, or be one."""
-    return headers.get("cf-mitigated", "").strip().lower() == "challenge"
+    return mitigated.strip().lower() == "challenge"
 
 
-def _is_challenge(headers: Headers, page: str) -> bool:
+def _is_challenge_page(headers: Headers, page: str) -> bool:
     server = headers.get("server", "").lower()
     return (
         ("cloudflare" in server and "just a moment" in page.lower())

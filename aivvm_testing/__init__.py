@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from aivvm_testing.clock import VirtualClock as VirtualClock
     from aivvm_testing.errors import CorruptRecording as CorruptRecording
     from aivvm_testing.errors import ReadPastRecording as ReadPastRecording
+    from aivvm_testing.errors import RecordingDrift as RecordingDrift
+    from aivvm_testing.errors import SecretsFound as SecretsFound
     from aivvm_testing.errors import SetupFailure as SetupFailure
     from aivvm_testing.errors import UnmatchedRequest as UnmatchedRequest
     from aivvm_testing.errors import UnplayedReplies as UnplayedReplies
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from aivvm_testing.record.adapter import RecordingAdapter as RecordingAdapter
     from aivvm_testing.record.proxy import RecordingProxy as RecordingProxy
     from aivvm_testing.record.transport import RecordingTransport as RecordingTransport
+    from aivvm_testing.record.use import use_recording as use_recording
     from aivvm_testing.recording import Exchange as Exchange
     from aivvm_testing.recording import Recording as Recording
     from aivvm_testing.redaction import Redaction as Redaction
@@ -40,6 +43,8 @@ _HOMES = {
     "aivvm_testing.errors": (
         "CorruptRecording",
         "ReadPastRecording",
+        "RecordingDrift",
+        "SecretsFound",
         "SetupFailure",
         "UnmatchedRequest",
         "UnplayedReplies",
@@ -49,6 +54,7 @@ _HOMES = {
     "aivvm_testing.record.adapter": ("RecordingAdapter",),
     "aivvm_testing.record.proxy": ("RecordingProxy",),
     "aivvm_testing.record.transport": ("RecordingTransport",),
+    "aivvm_testing.record.use": ("use_recording",),
     "aivvm_testing.recording": ("Exchange", "Recording"),
     "aivvm_testing.redaction": ("Redaction",),
     "aivvm_testing.replay.responses": ("ReplyResponse",),

@@ -1,46 +1,33 @@
-"""The `aivvm-testing` command: one function per verb, each of which prints and returns an exit status.
+"""The `aivvm-testing` command: what can be typed, and what becomes of an error.
 
 Status 0: done. 1: a finding, or a file that cannot be used. 2: misuse. 130: Ctrl-C. 141: nobody reads the output any
-more. What comes from recordings and clients is foreign text: on its way out all of it passes through `printable`, or is
-JSON, which is ASCII here.
+more. What comes from recordings and clients is foreign text: on its way out all of it is neutralised, or is JSON, which
+is ASCII here; and no verb prints what looks like a secret. With --json, an error is an event of `failure` on standard
+output, too. What a verb does is in `verbs`.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
-import signal
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from difflib import get_close_matches
-from errno import ENOENT
-from queue import Empty, SimpleQueue
-from socket import gaierror
-from typing import Any
+import textwrap
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from aivvm import __version__
 from aivvm.errors import AivvmError
-from aivvm.terminal import one_line, printable
-from aivvm.transport import Request
+from aivvm.transport import DEFAULT_TIMEOUT
 from aivvm_testing import faults
-from aivvm_testing.call import Call, Outcome
-from aivvm_testing.clock import Clock
+from aivvm_testing.differences import SAME_REQUEST
 from aivvm_testing.errors import SetupFailure
-from aivvm_testing.fake import FakeAivvm
-from aivvm_testing.matching import Matcher, describe
-from aivvm_testing.recording import Exchange, Recording
-from aivvm_testing.redaction import redact_request
-from aivvm_testing.reply import Chunk
-from aivvm_testing.service import is_models
+from aivvm_testing.matching import DEFAULT_MATCH_ON, Matcher
+from aivvm_testing.redaction import Redaction
+from aivvm_testing.verbs import files, lines, serve, show
 
-_SHOWN_BYTES = 48
-_MOST_WAITING = 1000  # lines that `serve` keeps for whoever reads its output
-_PATIENCE = 1.0  # seconds; where a wait cannot be interrupted, as on Windows, Ctrl-C is seen that late
-_TO_THE_END = 2.0  # seconds for the last lines
+_Verbs = argparse._SubParsersAction  # of ArgumentParser; it has no public name
+_WIDTH = 78
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A screen that cannot show a letter shows its number.
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = options.run
+    options = make_parser().parse_args(argv)
+    _give_redaction(options)
     try:
-        status = run(options)
+        status = _run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         _fall_silent()
@@ -59,10 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _fall_silent()
         return 130
-    except (SetupFailure, AivvmError, OSError) as error:
-        print(f"aivvm-testing: {printable(str(error))}", file=sys.stderr)
-        return 1
     return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except BrokenPipeError:
+        raise
+    except (SetupFailure, AivvmError, OSError) as error:
+        text = lines.without_cut_words(str(error))
+        print(f"aivvm-testing: {lines.shown(text)}", file=sys.stderr)
+        if options.json:
+            print(lines.event("failure", error=text))
+        return 1
 
 
 def _fall_silent() -> None:
@@ -71,7 +69,8 @@ def _fall_silent() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What the command line may hold."""
     parser = argparse.ArgumentParser(
         prog="aivvm-testing",
         description="Record, replay and break streamed answers, exactly.",
@@ -80,90 +79,92 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
-
-    demo = verbs.add_parser(
-        "demo",
-        help="serve a real session, record it, replay it, and prove them equal",
-        description="Serves a real session on loopback, shows it as it streams, records it, replays the "
-        "recording twice, and proves chunk by chunk that nothing was changed. Takes seconds, and needs no network.",
-    )
-    demo.add_argument("--out", metavar="FILE", help="where to record (default: a new temporary folder)")
-    demo.add_argument("--json", action="store_true", help="print the proofs as JSON, and nothing else")
-    demo.set_defaults(run=_demo)
-
-    _add_serve(verbs)
-
-    replay = verbs.add_parser(
-        "replay",
-        help="print a recorded session's answers, as they came",
-        description="Prints each answer of a recording as it streamed, and how it ended.",
-    )
-    replay.add_argument("recording", metavar="RECORDING", help="a file, or the name of a shipped recording")
-    _add_speed(replay)
-    replay.set_defaults(run=_replay)
-
-    show = verbs.add_parser(
-        "show",
-        help="what a recording holds, chunk by chunk",
-        description="Lists what a recording holds: each request, and of its answer each chunk with its moment, "
-        "its size and its beginning, and how it ended.",
-    )
-    show.add_argument(
-        "recording", metavar="RECORDING", nargs="?", help="a file, or the name of a shipped recording"
-    )
-    show.add_argument("--list", action="store_true", help="the names of the shipped ones, with their notes")
-    show.add_argument("--json", action="store_true", help="as JSON, for programs")
-    show.set_defaults(run=_show)
-
-    recover = verbs.add_parser("recover", help="make a recording of the journal that a killed recorder left")
-    recover.add_argument("recording", metavar="RECORDING", help="the file that was being recorded")
-    recover.add_argument("--out", metavar="FILE", help="where to write the recording (default: RECORDING)")
-    recover.set_defaults(run=_recover)
+    for add in (_add_demo, _add_serve, _add_record, _add_replay, _add_show):
+        add(verbs)
+    for add in (_add_check, _add_diff, _add_redact, _add_merge, _add_recover):
+        add(verbs)
     return parser
 
 
-def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    serve = verbs.add_parser(
+def _add(
+    verbs: _Verbs[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    description: str,
+    example: str,
+    json: str = "print a JSON object, for programs",
+) -> argparse.ArgumentParser:
+    """A verb, with the option that all have."""
+    verb = verbs.add_parser(
+        name,
+        help=help,
+        description=textwrap.fill(description, _WIDTH),
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is to be copied as it is
+    )
+    verb.add_argument("--json", action="store_true", help=json)
+    verb.set_defaults(run=run, verb=verb)
+    return verb
+
+
+def _add_demo(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    demo = _add(
+        verbs,
+        "demo",
+        _demo,
+        help="serve a real session, record it, replay it, and prove them equal",
+        description="Serves a real session on loopback, shows it as it streams, records it, replays the "
+        "recording twice, and proves chunk by chunk that nothing was changed. Takes seconds, and needs no network.",
+        example="aivvm-testing demo --out session.jsonl",
+        json="print the proofs as JSON, and nothing else",
+    )
+    demo.add_argument("--out", metavar="FILE", help="where to record (default: a new temporary folder)")
+
+
+def _add_serve(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    verb = _add(
+        verbs,
         "serve",
+        serve.serve,
         help="a fake Aivvm server for any client, until Ctrl-C",
         description="A fake Aivvm server on loopback, for any client in any language. It answers from RECORDING, "
         "else with --reply, else with an echo of the last user message. It runs until Ctrl-C or SIGTERM, prints "
         "where it listens, then a line for each request. Exit status: 0, or 1 if there was no answer to a request, "
-        "such as one that is not in the recording (the client is told why, with status 501); 2 for misuse.",
-        epilog="With --json each line is an object: first an 'event' of 'listening', with 'url', 'host', 'port' and "
+        "such as one that is not in the recording (the client is told why, with status 501); 2 for misuse. "
+        "With --json each line is an object: first an 'event' of 'listening', with 'url', 'host', 'port' and "
         "'pid'; a 'request' when its answer is over, with 'method', 'url', 'status', 'ending', 'outcome' (played; "
         "closed by the client, or by the end of the server, before that; unmatched) and how much was taken; a "
         "'failure' with its 'error'; at the end a 'summary'. "
         f"Faults: {', '.join(faults.CATALOGUE)}.",
+        example="aivvm-testing serve --reply Hello --fault 'slow_drip(0.2) | cut(after_bytes=3)'",
+        json="print a JSON object a line, for programs",
     )
-    serve.add_argument(
+    verb.add_argument(
         "recording",
         metavar="RECORDING",
         nargs="?",
         help="a file, or the name of a shipped recording, to answer from",
     )
-    serve.add_argument(
+    verb.add_argument(
         "--reply",
         metavar="TEXT",
         help="answer every chat with this text; with RECORDING, those it does not hold",
     )
-    serve.add_argument(
+    verb.add_argument(
         "--fault",
         metavar="CODE",
         type=_fault,
         action="append",
         default=[],
-        help="do this to every answer but the list of models, such as 'cut(after=3)' or 'slow_drip(0.05) | reset'; may be repeated",
+        help="do this to every answer but the list of models, such as 'cut(after=3)' or 'slow_drip(0.05) | reset'; "
+        "may be repeated. Where it does not go with an answer, such as a cut after more chunks than there are, the "
+        "client gets a 500 that says so, and the exit status is 1",
     )
-    _add_speed(serve)
-    serve.add_argument(
-        "--match-on",
-        type=_criteria,
-        default=("method", "path", "json"),
-        metavar="NAMES",
-        help="what a request must share with a recorded one, such as method,path (default: method,path,json)",
-    )
-    serve.add_argument(
+    _add_speed(verb)
+    _add_match_on(verb, DEFAULT_MATCH_ON, "what a request must share with a recorded one")
+    verb.add_argument(
         "--cors",
         metavar="ORIGIN",
         nargs="?",
@@ -172,13 +173,254 @@ def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         default=False,
         help="let web pages of this origin, such as http://localhost:3000, read the answers; of any, without ORIGIN",
     )
-    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=0, help="default: a free one")
-    serve.add_argument(
+    _add_address(verb)
+
+
+def _add_record(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    record = _add(
+        verbs,
+        "record",
+        _record,
+        help="a proxy that records what any client and a server say, until Ctrl-C",
+        description="A reverse proxy on loopback: point any client at it, and what passes between it and the "
+        "upstream, chunk by chunk, is in FILE after Ctrl-C or SIGTERM. It prints where it listens, and a line for "
+        "each exchange that is over. Secrets are taken out before anything is written. Until then what came is in "
+        "FILE.journal (see `recover`). FILE, if it exists, is replaced only with --overwrite, when the recording is "
+        "finished, and not at all where nothing came. With --json each line is an object: an 'event' of "
+        "'listening', with 'url', 'host', 'port', 'pid', 'upstream' and 'file'; an 'exchange', with 'method', 'url', "
+        "'status', 'chunks' and 'ending'; at the end a 'summary', with 'exchanges' and 'requests_redacted', in how "
+        "many of their requests there were secrets; or a 'failure' with its 'error'.",
+        example="aivvm-testing record --upstream https://upstream.example --out session.jsonl --port 8000",
+        json="print a JSON object a line, for programs",
+    )
+    record.add_argument(
+        "--upstream", metavar="URL", required=True, help="the server to pass everything on to"
+    )
+    record.add_argument("--out", metavar="FILE", required=True, help="where to record")
+    record.add_argument("--note", metavar="TEXT", default="", help="why this recording exists, kept in it")
+    connect, read = DEFAULT_TIMEOUT
+    for name, seconds, what in (
+        ("--connect-timeout", connect, "for a connection to the upstream"),
+        ("--read-timeout", read, "for the next bytes of the upstream"),
+    ):
+        record.add_argument(
+            name,
+            metavar="S",
+            type=_patience,
+            default=seconds,
+            help=f"wait so many seconds {what} (default: {seconds:g})",
+        )
+    record.add_argument("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")
+    _add_address(record)
+    _add_overwrite(record)
+    _add_redaction(record)
+    record.add_argument(
+        "--strict", action="store_true", help="do not finish a recording in which secrets are found"
+    )
+
+
+def _add_replay(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    replay = _add(
+        verbs,
+        "replay",
+        show.replay,
+        help="print a recorded session's answers, as they came",
+        description="Prints each answer of a recording as it streamed, and how it ended. With --json, an event a "
+        "line, when it is time for it: 'request', 'reply', each 'chunk' with its 'text' or 'hex', and 'end'.",
+        example="aivvm-testing replay real_chat --speed 2",
+        json="print a JSON object a line, for programs",
+    )
+    _add_recording(replay)
+    _add_speed(replay)
+    _add_keep(replay)
+
+
+def _add_show(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    verb = _add(
+        verbs,
+        "show",
+        show.show,
+        help="what a recording holds, chunk by chunk",
+        description="Lists what a recording holds: each request, and of its answer each chunk with its moment, "
+        "its size and its beginning, and how it ended. Exchanges are counted from 0.",
+        example="aivvm-testing show split_emoji_4ways",
+    )
+    _add_recording(verb, nargs="?")
+    verb.add_argument("--list", action="store_true", help="the names of the shipped ones, with their notes")
+    _add_keep(verb)
+
+
+def _add_check(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    check = _add(
+        verbs,
+        "check",
+        files.check,
+        help="whether recordings are sound, every line of them",
+        description="Reads every exchange of each file, and of each *.jsonl in each folder, and tells all that is "
+        "wrong, with file and line; and where the journal of a recorder that was stopped is beside a file. Exit "
+        "status 1 where there is anything to tell.",
+        example="aivvm-testing check recordings/",
+    )
+    _add_recordings(check)
+
+
+def _add_diff(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    diff = _add(
+        verbs,
+        "diff",
+        files.diff,
+        help="in what two recordings differ",
+        description="Compares two recordings exchange by exchange: requests by method, url and the meaning of the "
+        "body; answers by status, reason, header fields (without their order, and without the value of Date), "
+        "chunks and ending. Secrets do not count. Exit status 1 where they differ.",
+        example="aivvm-testing diff before.jsonl after.jsonl --times 0.05 --ignore etag",
+    )
+    diff.add_argument("a", metavar="A", help="a file, or the name of a shipped recording")
+    diff.add_argument("b", metavar="B", help="what to compare it with")
+    diff.add_argument(
+        "--times",
+        metavar="TOLERANCE",
+        type=_tolerance,
+        help="moments count, too: they may differ by so many seconds",
+    )
+    diff.add_argument(
+        "--ignore",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a header field of answers that does not count; may be repeated",
+    )
+    _add_match_on(diff, SAME_REQUEST, "what requests must share")
+    _add_redaction(diff)
+
+
+def _add_redact(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    redact = _add(
+        verbs,
+        "redact",
+        files.redact,
+        help="take secrets out of recordings, or find what slipped through",
+        description="Takes out what goes under the name of a secret, what matches a pattern, and what looks like a "
+        "key, a token or a password, at the same length; then checks what it wrote. With --check, only says where "
+        "there is any, in recordings and their journals. Exit status 1 where there is any (left): what is in a body "
+        "in its content-coding is found, and stays.",
+        example="aivvm-testing redact session.jsonl --out clean.jsonl --name x-tenant --pattern 'cust-(\\d+)'",
+    )
+    _add_recordings(redact)
+    how = redact.add_mutually_exclusive_group(required=True)
+    how.add_argument("--check", action="store_true", help="find, and write nothing")
+    how.add_argument("--out", metavar="FILE", help="where to write the one RECORDING without its secrets")
+    how.add_argument("--in-place", action="store_true", help="replace each file, whole or not at all")
+    _add_overwrite(redact)
+    _add_redaction(redact)
+
+
+def _add_merge(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    merge = _add(
+        verbs,
+        "merge",
+        files.merge,
+        help="one recording of several, such as those of several processes",
+        description="Puts the exchanges of several recordings into one, in the order in which they started: 'started' "
+        "of each, after 'recorded_at' of its file. Those that started together are in the order of the files, as "
+        "they are named here. Equal files make an equal file.",
+        example="aivvm-testing merge worker-1.jsonl worker-2.jsonl --out session.jsonl",
+    )
+    _add_recordings(merge)
+    merge.add_argument("--out", metavar="FILE", required=True, help="where to write the recording")
+    _add_overwrite(merge)
+
+
+def _add_recover(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    recover = _add(
+        verbs,
+        "recover",
+        files.recover,
+        help="make a recording of the journal that a killed recorder left",
+        description="Makes a recording of RECORDING.journal, which a recorder left that was killed, and removes the "
+        "journal. What had no ending by then is 'unfinished'. A file that is there is never replaced.",
+        example="aivvm-testing recover session.jsonl --out recovered.jsonl",
+    )
+    recover.add_argument("recording", metavar="RECORDING", help="the file that was being recorded")
+    recover.add_argument("--out", metavar="FILE", help="where to write the recording (default: RECORDING)")
+
+
+# Options that several verbs have
+
+
+def _add_recording(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    verb.add_argument(
+        "recording", metavar="RECORDING", nargs=nargs, help="a file, or the name of a shipped recording"
+    )
+
+
+def _add_recordings(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "recordings",
+        metavar="RECORDING",
+        nargs="+",
+        help="a file, or the name of a shipped recording" + ("" if "merge" in verb.prog else ", or a folder"),
+    )
+
+
+def _add_overwrite(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--overwrite", action="store_true", help="replace the file --out if it exists")
+
+
+def _add_address(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    verb.add_argument("--port", type=_port, default=0, help="default: a free one")
+    verb.add_argument(
         "--allow-remote", action="store_true", help="allow a --host that other machines can reach"
     )
-    serve.add_argument("--json", action="store_true", help="print a JSON object a line, for programs")
-    serve.set_defaults(run=_serve)
+
+
+def _add_match_on(verb: argparse.ArgumentParser, default: Sequence[object], what: str) -> None:
+    verb.add_argument(
+        "--match-on",
+        type=_criteria,
+        default=default,
+        metavar="NAMES",
+        help=f"{what}, such as method,path (default: {','.join(map(str, default))})",
+    )
+
+
+def _add_redaction(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--name",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="one more name of secrets; may be repeated",
+    )
+    verb.add_argument(
+        "--pattern",
+        metavar="REGEX",
+        action="append",
+        default=[],
+        help="what matches it, or its first group, is a secret, too; may be repeated",
+    )
+    _add_keep(verb)
+
+
+def _add_keep(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--keep",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name that would be a secret's, such as token, and is none here; may be repeated",
+    )
+
+
+def _give_redaction(options: argparse.Namespace) -> None:
+    """Makes `options.redaction` of what was said of it; ends with status 2 where that cannot be."""
+    if hasattr(options, "keep"):
+        names, patterns = getattr(options, "name", ()), getattr(options, "pattern", ())
+        try:
+            options.redaction = Redaction(names=names, patterns=patterns, keep=options.keep)
+        except (TypeError, ValueError) as error:
+            options.verb.error(str(error))
 
 
 def _add_speed(verb: argparse.ArgumentParser) -> None:
@@ -199,13 +441,31 @@ def _port(value: str) -> int:
 
 
 def _speed(value: str) -> float:
-    try:
-        speed = float(value)
-    except ValueError:
-        speed = -1
+    speed = _number(value)
     if not 0 <= speed < float("inf"):
         raise argparse.ArgumentTypeError(f"a speed is 0 or more, but got {value}")
     return speed
+
+
+def _patience(value: str) -> float:
+    seconds = _number(value)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"a timeout is more than 0 seconds, but got {value}")
+    return seconds
+
+
+def _tolerance(value: str) -> float:
+    seconds = _number(value)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"a tolerance is 0 seconds or more, but got {value}")
+    return seconds
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return -1
 
 
 def _criteria(value: str) -> tuple[str, ...]:
@@ -232,311 +492,16 @@ def _origin(value: str) -> str:
     return value
 
 
+# Verbs that need libraries which the others do not
+
+
 def _demo(options: argparse.Namespace) -> int:
     from aivvm_testing.demo import run
 
     return run(out=options.out, as_json=options.json)
 
 
-def _serve(options: argparse.Namespace) -> int:
-    if options.recording is None:
-        fake = _Served()
-    else:
-        recording = _recording(options.recording)
-        fake = _Served.replaying(recording, match_on=options.match_on, speed=options.speed)
-    fake.as_json = options.json
-    for fault in options.fault:
-        # The list of models is left whole: without it no page gets as far as an answer.
-        fake.on(lambda request: not is_models(request)).fault(fault, forever=True)
-    if options.reply is not None:
-        fake.reply(options.reply, forever=True)
-    try:
-        server = fake.server(
-            host=options.host, port=options.port, cors=options.cors, allow_remote=options.allow_remote
-        )
-    except ValueError as error:
-        message = str(error).replace("allow_remote=True", "--allow-remote")
-        print(f"aivvm-testing serve: {printable(message)}", file=sys.stderr)
-        return 2
-    except gaierror as error:
-        raise OSError(f"no address of --host {options.host}: {error.strerror}") from error
-    what = one_line(options.recording or ("an echo" if options.reply is None else "a reply"))
-    with _first_signal(fake.no_more):
-        server.start()
-        try:
-            where = _event("listening", url=server.url, host=options.host, port=server.port, pid=os.getpid())
-            print(where if options.json else f"serving {what} at {server.url} (Ctrl-C stops)", flush=True)
-            fake.print_lines()
-        finally:
-            server.stop()
-        fake.say_how_many()
-        fake.no_more()
-        fake.print_lines()
-    if fake.failure is not None:
-        raise fake.failure
-    return 0
+def _record(options: argparse.Namespace) -> int:
+    from aivvm_testing.verbs.record import record
 
-
-@contextmanager
-def _first_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Within it, the first SIGINT or SIGTERM calls `stop`; another one is a `KeyboardInterrupt`.
-
-    So it is where the block is not left within `_TO_THE_END` seconds: it writes to somebody who does not read.
-    """
-    timed = hasattr(signal, "setitimer")
-
-    def on_signal(number: int, frame: object) -> None:
-        for one in before:
-            signal.signal(one, signal.default_int_handler)
-        if timed:
-            before[signal.SIGALRM] = signal.signal(signal.SIGALRM, signal.default_int_handler)
-            signal.setitimer(signal.ITIMER_REAL, _TO_THE_END)
-        stop()
-
-    before: dict[signal.Signals, Any] = {
-        one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        for one in before:
-            signal.signal(one, on_signal)
-        yield
-    finally:
-        if timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-class _Served(FakeAivvm):
-    """The fake behind `serve`: says what happens to it, and remembers no more than it needs for that.
-
-    It is asked in the server's thread, which must not wait for whoever reads the output. So lines wait in a queue;
-    where that is full they are dropped, and counted.
-    """
-
-    as_json = False
-
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        super().__init__(clock=clock)
-        self.failure: SetupFailure | None = None  # the first
-        self._last_failure: SetupFailure | None = None
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
-        self._dropped = 0
-        self._requests = 0
-        self._outcomes: Counter[Outcome] = Counter()
-
-    def answer(self, request: Request) -> Call:
-        self.calls.clear()
-        self._requests += 1
-        try:
-            call = super().answer(request)
-        except SetupFailure:
-            self._over(self.calls[-1])
-            raise
-        assert call.reply is not None
-        if not self.as_json:
-            how = f"{call.reply.status or 'no head'}, {call.reply.ending.kind}"
-            self._say(f"{describe(request)} -> {how}")
-        return _ServedCall(call, self._over)
-
-    def refuses_next(self) -> bool:
-        """Never: nobody could tell the server to listen again. Who asks for a refused connection meets a reset."""
-        return False
-
-    def failed(self, error: SetupFailure) -> None:
-        super().failed(error)
-        if error is not self._last_failure:  # it is told by whoever finds it, and once more by the server
-            self._last_failure = error
-            self.failure = self.failure or error
-            text = str(error)
-            self._say(_event("failure", error=text) if self.as_json else printable(text))
-
-    def _over(self, call: Call) -> None:
-        self._outcomes[call.outcome] += 1
-        reply = call.reply
-        chunks = 0 if reply is None else len(reply.chunks)
-        if self.as_json:
-            request = redact_request(call.request)
-            line = _event(
-                "request",
-                method=request.method,
-                url=request.url,
-                status=None if reply is None else reply.status,
-                ending=None if reply is None else reply.ending.kind,
-                outcome=call.outcome,
-                chunks=chunks,
-                chunks_taken=call.chunks_taken,
-                bytes_taken=call.bytes_taken,
-                lasted=call.lasted,
-            )
-            self._say(line)
-        elif call.closed:
-            self._say(f"  given up after {call.chunks_taken} of {chunks} chunks")
-
-    def _say(self, line: str) -> None:
-        if self._lines.qsize() < _MOST_WAITING:
-            self._lines.put(line)
-        else:
-            self._dropped += 1
-
-    # For the thread that prints
-
-    def say_how_many(self) -> None:
-        """Says it whatever is waiting to be printed."""
-        outcomes = {name: self._outcomes[name] for name in ("played", "closed", "unmatched")}
-        if self.as_json:
-            line = _event("summary", requests=self._requests, **outcomes, lines_dropped=self._dropped)
-        else:
-            line = f"\n{self._requests} request{'' if self._requests == 1 else 's'} came"
-            line += f", {outcomes['unmatched']} unmatched" if outcomes["unmatched"] else ""
-            line += f" ({self._dropped} lines dropped: nobody read them)" if self._dropped else ""
-        self._lines.put(line)
-
-    def no_more(self) -> None:
-        """Lets `print_lines` return once it has printed what was said before. Safe in a signal handler."""
-        self._lines.put(None)
-
-    def print_lines(self) -> None:
-        """Prints each line when it is said."""
-        while True:
-            with suppress(Empty):
-                line = self._lines.get(timeout=_PATIENCE)
-                if line is None:
-                    return
-                print(line, flush=True)
-
-
-def _event(kind: str, **facts: object) -> str:
-    # ASCII, of which DEL alone could do harm on a screen.
-    return json.dumps({"event": kind, **facts}).replace("\x7f", "\\u007f")
-
-
-class _ServedCall(Call):
-    """A call that tells when it is over."""
-
-    __slots__ = ("_tell",)
-
-    def __init__(self, call: Call, tell: Callable[[Call], None]) -> None:
-        super().__init__(call.request, call.reply, at=call.at, faults=call.faults)
-        self._tell = tell
-
-    def over(self, outcome: Outcome, lasted: float) -> None:
-        was_open = self.outcome == "open"
-        super().over(outcome, lasted)
-        if was_open:
-            self._tell(self)
-
-
-def _replay(options: argparse.Namespace) -> int:
-    from aivvm.decoding import BoundarySafeDecoder
-    from aivvm_testing.clock import SystemClock
-
-    clock = SystemClock()
-    for n, exchange in enumerate(_recording(options.recording)):
-        reply = exchange.reply.scale(1 / options.speed if options.speed else 0)
-        print(f"--- {n}: {describe(exchange.request)} -> {_status_line(exchange)}")
-        decoder = BoundarySafeDecoder()
-        with clock.exchange() as timer:
-            for chunk in reply.chunks:
-                timer.wait_until(chunk.at)
-                print(printable(decoder.feed(chunk.data)), end="", flush=True)
-            print(printable(decoder.finish()))
-            timer.wait_until(reply.ending.at)
-        print(f"--- {_ending_line(exchange)}")
-    return 0
-
-
-def _show(options: argparse.Namespace) -> int:
-    if options.list:
-        from aivvm_testing import fixtures
-
-        for name in fixtures.names():
-            print(f"{name}: {printable(fixtures.load(name).note)}")
-        return 0
-    if options.recording is None:
-        print("aivvm-testing show: name a recording, or say --list", file=sys.stderr)
-        return 2
-    recording = _recording(options.recording)
-    if options.json:
-        print(json.dumps(_summary(recording), indent=2))
-        return 0
-    print(f"{recording.origin}: {printable(recording.note) or '(no note)'}")
-    if recording.recorded_at:
-        print(f"recorded at {printable(recording.recorded_at)}")
-    for n, exchange in enumerate(recording):
-        print(f"\n{n}: {describe(exchange.request)}")
-        print(f"   {len(exchange.request.body)} bytes, sent at {exchange.started:.3f} s")
-        print(f"   {_status_line(exchange)}")
-        for chunk in exchange.reply.chunks:
-            print(f"   {chunk.at:9.3f} s {len(chunk.data):7} bytes  {_glimpse(chunk)}")
-        print(f"   {_ending_line(exchange)}")
-    return 0
-
-
-def _recover(options: argparse.Namespace) -> int:
-    from aivvm_testing.journal import recover
-
-    out = options.out or options.recording
-    count = recover(options.recording, out=out)
-    print(f"{printable(out)}: {count} exchange{'' if count == 1 else 's'} recovered")
-    return 0
-
-
-def _summary(recording: Recording) -> dict[str, Any]:
-    return {
-        "origin": recording.origin,
-        "note": recording.note,
-        "recorded_at": recording.recorded_at,
-        "exchanges": [
-            {
-                "method": exchange.request.method,
-                "url": exchange.request.url,
-                "started": exchange.started,
-                "status": exchange.reply.status,
-                "chunks": [[chunk.at, len(chunk.data)] for chunk in exchange.reply.chunks],
-                "bytes": len(exchange.reply.body),
-                "ending": exchange.reply.ending.kind,
-                "seconds": exchange.reply.duration,
-            }
-            for exchange in recording
-        ],
-    }
-
-
-def _recording(source: str) -> Recording:
-    """The recording in this file, else the shipped one of this name."""
-    from aivvm_testing import fixtures
-
-    named = os.path.basename(source) == source and not os.path.exists(source)
-    if named and source in fixtures.names():
-        return fixtures.load(source)
-    try:
-        return Recording.load(source)
-    except FileNotFoundError as error:
-        if error.strerror != os.strerror(ENOENT) or not named:
-            raise
-        near = get_close_matches(source.removesuffix(".jsonl"), fixtures.names(), 3)
-        guess = f"did you mean {' or '.join(near)}?" if near else "aivvm-testing show --list names those."
-        raise FileNotFoundError(f"{source} is neither a file nor a shipped recording; {guess}") from error
-
-
-def _status_line(exchange: Exchange) -> str:
-    head = exchange.reply.head
-    return "no answer" if head is None else printable(f"{head.status} {head.reason}, head at {head.at:.3f} s")
-
-
-def _ending_line(exchange: Exchange) -> str:
-    ending = exchange.reply.ending
-    more = f" ({printable(ending.error)})" if ending.error else ""
-    after = f", then {len(ending.data)} more bytes" if ending.data else ""
-    return f"{ending.kind} at {ending.at:.3f} s{after}{more}"
-
-
-def _glimpse(chunk: Chunk) -> str:
-    start = chunk.data[:_SHOWN_BYTES]
-    more = " ..." if len(chunk.data) > _SHOWN_BYTES else ""
-    try:
-        chunk.data.decode()
-    except UnicodeDecodeError as error:
-        return f"{start.hex(' ')}{more}  not UTF-8 on its own at byte {error.start}"
-    return printable(repr(start.decode("utf-8", "ignore"))) + more
+    return record(options)

@@ -47,17 +47,23 @@ class Clock(Protocol):
         ...
 
 
+class _Local(threading.local):
+    """The timer that a tap shares, in each thread."""
+
+    timer: Timer | None = None  # here, so that a thread without one is told so without an exception
+
+
 class Beginning:
     """While it is entered, whoever asks the clock in this thread gets its timer."""
 
     __slots__ = ("_local", "_outer", "_timer")
 
-    def __init__(self, local: threading.local, timer: Timer) -> None:
+    def __init__(self, local: _Local, timer: Timer) -> None:
         self._local = local
         self._timer = timer
 
     def __enter__(self) -> Timer:
-        self._outer = getattr(self._local, "timer", None)
+        self._outer = self._local.timer
         self._local.timer = self._timer
         return self._timer
 
@@ -71,13 +77,13 @@ class SystemClock:
     virtual = False
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._local = _Local()
 
     def exchange(self) -> Beginning:
         return Beginning(self._local, self.timer())
 
     def timer(self) -> Timer:
-        return getattr(self._local, "timer", None) or _SystemTimer()
+        return self._local.timer or _SystemTimer()
 
 
 class _SystemTimer:
@@ -103,14 +109,14 @@ class VirtualClock:
     virtual = True
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._local = _Local()
         self.furthest = 0.0
 
     def exchange(self) -> Beginning:
         return Beginning(self._local, self.timer())
 
     def timer(self) -> Timer:
-        return getattr(self._local, "timer", None) or _VirtualTimer(self)
+        return self._local.timer or _VirtualTimer(self)
 
 
 class _VirtualTimer:

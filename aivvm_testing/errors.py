@@ -6,6 +6,7 @@
     ├── ReadPastRecording     the reader went on where the recorded one had stopped
     ├── WouldHang             a silent peer, no timeout, and virtual time: it would never end
     ├── CorruptRecording      a file is not a recording, or a damaged one
+    ├── RecordingDrift        the live upstream does not answer as it did when it was recorded
     └── SecretsFound          a strict recorder finds secrets in what it wrote
 
 None is an `aivvm.AivvmError`, so no `except` clause of the code under test catches one by accident.
@@ -47,6 +48,26 @@ class CorruptRecording(SetupFailure):
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.why}" if self.line else f"{self.path}: {self.why}"
+
+
+class RecordingDrift(SetupFailure):
+    """The live upstream does not answer as the recording says; each of `drifts` is a line, or a few."""
+
+    def __init__(self, path: str, drifts: Sequence[str], asked: int) -> None:
+        super().__init__(path, drifts, asked)
+        self.path = path
+        self.drifts = drifts
+        self.asked = asked
+
+    def __str__(self) -> str:
+        count = f"{len(self.drifts)} of {self.asked} answer{'' if self.asked == 1 else 's'}"
+        return "\n".join(
+            [
+                f"{self.path}: {count} of the live upstream differ{'s' if len(self.drifts) == 1 else ''} from the recording",
+                *self.drifts,
+                'If the upstream is right, record it again: record_mode="all" replaces what was asked, "rewrite" everything.',
+            ]
+        )
 
 
 class SecretsFound(SetupFailure):

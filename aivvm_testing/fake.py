@@ -19,13 +19,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from math import inf
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakSet
 
 from aivvm.terminal import printable
@@ -33,15 +29,18 @@ from aivvm.transport import Request
 from aivvm_testing.call import Call
 from aivvm_testing.clock import Clock, VirtualClock
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
-from aivvm_testing.matching import DEFAULT_MATCH_ON, Criterion, Matcher, describe
-from aivvm_testing.recording import Exchange, Recording
+from aivvm_testing.matching import DEFAULT_MATCH_ON, Criterion, JsonPath, Matcher, describe
+from aivvm_testing.playback import Playback
+from aivvm_testing.recording import Recording
+from aivvm_testing.redaction import DEFAULT, Redaction
 from aivvm_testing.reply import Reply
-from aivvm_testing.rules import Condition, Fault, Rule, Script
+from aivvm_testing.rules import Condition, Conditions, Fault, Rule, Script, takes_conditions
 from aivvm_testing.service import answer_without_model, dressed, echo, is_models
-from aivvm_testing.wire import check_head
+from aivvm_testing.wire import MAX_BODY, MAX_HEAD, Refusal, check_head
 
 if TYPE_CHECKING:
     from responses import RequestsMock
+    from typing_extensions import Unpack  # Python 3.10 has none, and only type checkers read it
     from urllib3.util import Retry
 
     from aivvm_testing.replay.adapter import FakeAdapter, Interception
@@ -56,6 +55,8 @@ _TOO_MANY = (
 _SERVICE = "chat.aivvm.com"
 _MOST_OWED = 1024  # answers that are kept for whoever asks again
 _SHOWN_CALLS = 20
+_MOST_REFUSALS = 1000
+_SHOWN_REFUSALS = 3
 _Fake = TypeVar("_Fake", bound="FakeAivvm")
 
 
@@ -63,22 +64,30 @@ class FakeAivvm:
     """A fake Aivvm service.
 
     `clock` is what doors 1 to 3 wait with: virtual unless told otherwise; the server always uses the system's.
-    `calls` holds every request in the order of arrival, with what it was answered; a long-lived fake may clear it. As a
-    context manager it ends with `assert_all_played()`.
+    `calls` holds every request in the order of arrival, with what it was answered; a long-lived fake may clear it.
+    `refusals` holds what a server refused, as it was no request that can be answered: `why`, the `status` it was
+    answered, and the `request` as far as it is known. As a context manager a fake ends with `assert_all_played()`.
     """
+
+    _advice: tuple[str, ...] = (
+        "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
+        "           2. record the session again, if the request has changed for good;",
+        "           3. compare less: FakeAivvm.replaying(..., match_on=..., ignore_json=...).",
+    )
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         if clock is not None and not callable(getattr(clock, "timer", None)):
             raise TypeError(f"a clock is a VirtualClock() or a SystemClock(), but got {clock!r}")
         self.clock: Clock = VirtualClock() if clock is None else clock
         self.calls: list[Call] = []
+        self.refusals: list[Refusal] = []
         self._born = monotonic()
         self._lock = threading.RLock()  # a predicate may ask the fake something
         self._rules: list[Rule] = []
         self._queue = Script()
         self._scripted = False
         self._owed: dict[tuple[str, str, bytes], Reply] = {}
-        self._recording: _Playback | None = None
+        self._recording: Playback | None = None
         self._failure: SetupFailure | None = None
         self._servers: WeakSet[FakeServer] = WeakSet()
 
@@ -88,18 +97,26 @@ class FakeAivvm:
         source: str | os.PathLike[str] | Recording,
         *,
         match_on: Sequence[Criterion] = DEFAULT_MATCH_ON,
+        ignore_json: Sequence[JsonPath] = (),
+        redaction: Redaction = DEFAULT,
+        allow_playback_repeats: bool = False,
         speed: float = 0,
         clock: Clock | None = None,
     ) -> _Fake:
         """A fake that answers from a recording, each exchange once, identical requests in recorded order.
 
+        `match_on`: `method`, `scheme`, `host`, `port`, `path`, `query`, `json` (by meaning), `body` (bytes), `headers`,
+        or callables `(recorded, incoming) -> bool`. `ignore_json`: members of a JSON body that do not count, as paths
+        such as `messages[*].id`. `redaction`: the one that the recording was made with, if that was not the default.
+        With `allow_playback_repeats` the last exchange that matches answers again and again.
         `speed` 1 keeps the recorded times, 2 is twice as fast, 0 leaves no gaps (a stall stays a stall).
         """
         fake = cls(clock=clock)
         where = "the recording" if isinstance(source, Recording) else os.fspath(source)
         recording = source if isinstance(source, Recording) else Recording.load(source)
         fake._scripted = True
-        fake._recording = _Playback(recording, where, Matcher(match_on), speed)
+        matcher = Matcher(match_on, redaction=redaction, ignore_json=ignore_json)
+        fake._recording = Playback(recording, where, matcher, speed=speed, repeats=allow_playback_repeats)
         return fake
 
     # Scripting
@@ -114,52 +131,65 @@ class FakeAivvm:
                 server.recheck()
         return self
 
+    @takes_conditions
     def on(
         self,
         predicate: Callable[[Request], bool] | None = None,
         *,
-        model: str | None = None,
-        contains: str | None = None,
-        path: str | None = None,
-        method: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        json: Mapping[str, Any] | None = None,
         nth: int | None = None,
         probability: float = 1.0,
         seed: int = 0,
+        **wanted: Unpack[Conditions],
     ) -> Rule:
         """A rule for requests that fit all that is given; what it does is said with `.reply(...)` or `.fault(...)`.
 
-        `model`: the model's id. `contains`: text within the last user message. `path`: the url's path. `headers` and
-        `json`: fields, and members of the body, that must be there and equal. `predicate`: a callable. `nth`: only this
-        one, from 1, of the requests that fit the rest. `probability`: by chance, the same for the same `seed`.
+        `predicate`: a callable. `nth`: only this one, from 1, of the requests that fit the rest; it has one step.
+        `probability`: by chance, the same for the same `seed`. The other names are conditions:
 
-        A rule whose steps are used up steps aside. Once a rule has a reply there is no echo.
+        | condition | what it asks for |
+        |---|---|
+        | `model` | the model's id |
+        | `contains` | text within the last user message |
+        | `method` | GET, POST and so on, in any case |
+        | `url` | the whole url, query included |
+        | `host` | its name, or `name:port`, in any case |
+        | `path` | its path, without the query |
+        | `query` | as text, all of it; as a mapping, parameters that must be there and equal |
+        | `headers` | fields that must be there and equal, a mapping |
+        | `json` | members of the body that must be there and equal, a mapping |
+        | `body` | all of the body, as bytes or as text in UTF-8 |
+
+        What none of these can be is a `TypeError` or a `ValueError`. A rule whose steps are used up steps aside. Once a
+        rule has a reply there is no echo.
         """
-        condition = Condition(
-            predicate, model=model, contains=contains, path=path, method=method, headers=headers, json=json
-        )
+        condition = Condition(predicate, **wanted)
         if not condition and nth is None and probability == 1:
             raise ValueError("on() needs something to go by, such as model='gpt-4' or a predicate")
-        return self._rule(condition, nth=nth, probability=probability, seed=seed)
+        rule = Rule(
+            self._lock, condition, nth=nth, probability=probability, seed=seed, on_reply=self._end_echo
+        )
+        with self._lock:
+            self._rules.append(rule)
+        return rule
 
-    def fault(self, fault: Fault, *, times: int = 1, forever: bool = False) -> FakeAivvm:
+    @takes_conditions
+    def fault(
+        self, fault: Fault, *, times: int = 1, forever: bool = False, **wanted: Unpack[Conditions]
+    ) -> FakeAivvm:
         """Does this to the next `times` answers, or to all of them `forever`, whatever answers.
+
+        With conditions, those of `on`, only to answers of requests that fit them all.
 
         A fault is a callable from reply to reply, such as `faults.cut(after=3)`. One that takes something away does not
         use an answer up: the same request, asked again, is given the same answer, and the fault if there is one left.
         """
-        self._rule(Condition()).fault(fault, times=times, forever=forever)
-        return self
-
-    def _rule(self, condition: Condition, **when: Any) -> Rule:
-        def no_echo() -> None:
-            self._scripted = True
-
-        rule = Rule(self._lock, condition, **when, on_reply=no_echo)
+        rule = Rule(self._lock, Condition(**wanted)).fault(fault, times=times, forever=forever)
         with self._lock:
             self._rules.append(rule)
-        return rule
+        return self
+
+    def _end_echo(self) -> None:
+        self._scripted = True
 
     # Answering: for doors
 
@@ -182,8 +212,9 @@ class FakeAivvm:
             return call
 
     def _decide(self, request: Request) -> tuple[Reply, tuple[Fault, ...]]:
-        key = (request.method, request.url, request.body)
-        reply = self._owed.pop(key, None) if self._owed else None
+        reply = self._owed.pop(_asking(request), None) if self._owed else None
+        if not self._rules:
+            return (self._unruled(request) if reply is None else reply), ()
         faulty: list[Rule] = []
         for rule in self._rules:
             step = rule.script.peek()
@@ -205,7 +236,7 @@ class FakeAivvm:
         for fault in faults:
             changed = _faulty(fault, changed)
         if (reply is not None or owned is None) and _takes_away(whole, changed):
-            self._owed[key] = whole
+            self._owed[_asking(request)] = whole
             if len(self._owed) > _MOST_OWED:
                 del self._owed[next(iter(self._owed))]
         return changed, faults
@@ -238,6 +269,12 @@ class FakeAivvm:
                 else:
                     self._recording.skip()
 
+    def refused(self, refusal: Refusal) -> None:
+        """Keeps what a server could not accept as a request, the last 1,000 of them; it is no call."""
+        with self._lock:
+            self.refusals.append(refusal)
+            del self.refusals[:-_MOST_REFUSALS]
+
     def failed(self, error: SetupFailure) -> None:
         """Keeps an error that the code under test may never see, the first one, for `assert_all_played`."""
         with self._lock:
@@ -253,22 +290,25 @@ class FakeAivvm:
         with self._lock:
             if self._failure is not None:
                 raise self._failure
-            left = [f"in the queue: {one}" for one in self._queue.left()]
+            left = [(times, f"in the queue: {one}") for times, one in self._queue.left()]
             for rule in self._rules:
                 left += rule.left()
             if self._recording is not None:
                 left += self._recording.left()
             if left:
                 asked = f"{len(self.calls)} request{'' if len(self.calls) == 1 else 's'} came"
-                raise UnplayedReplies("\n  ".join([f"{len(left)} not played ({asked}):", *left]) + _TOO_MANY)
+                count = sum([times for times, _ in left])
+                lines = [f"{count} not played ({asked}):", *[line for _, line in left], *self._refused()]
+                raise UnplayedReplies("\n  ".join(lines) + _TOO_MANY)
 
     @property
     def requests(self) -> list[Request]:
         """Every request, in the order of arrival."""
         return [call.request for call in self.calls]
 
+    @takes_conditions
     def assert_called_once_with(
-        self, predicate: Callable[[Request], bool] | None = None, **wanted: Any
+        self, predicate: Callable[[Request], bool] | None = None, **wanted: Unpack[Conditions]
     ) -> Call:
         """Exactly one request came, and it is what is wanted, by the conditions of `on`; gives its call."""
         condition = Condition(predicate, **wanted)
@@ -278,7 +318,10 @@ class FakeAivvm:
             self._asked(f"one request with {condition}" if condition else "one request", condition)
         )
 
-    def assert_any_call(self, predicate: Callable[[Request], bool] | None = None, **wanted: Any) -> Call:
+    @takes_conditions
+    def assert_any_call(
+        self, predicate: Callable[[Request], bool] | None = None, **wanted: Unpack[Conditions]
+    ) -> Call:
         """Some request came that is what is wanted, by the conditions of `on`; gives the first one's call."""
         condition = Condition(predicate, **wanted)
         for call in self.calls:
@@ -302,7 +345,19 @@ class FakeAivvm:
         for call in calls[-_SHOWN_CALLS:]:
             lines.append(f"  {describe(call.request)}")
             lines += [f"      {printable(misfit)}" for misfit in condition.misfits(call.request)]
-        return "\n".join(lines)
+        return "\n".join(lines + [f"  {one}" for one in self._refused()])
+
+    def _refused(self) -> list[str]:
+        """What a server refused, which may be why a request did not come: the last of it, a line for each."""
+        refusals = self.refusals
+        if not refusals:
+            return []
+        what = "request was" if len(refusals) == 1 else "requests were"
+        lines = [f"{len(refusals)} more {what} refused by a server, and not counted:"]
+        for status, why, request in refusals[-_SHOWN_REFUSALS:]:
+            about = f"{describe(request)}: " if request is not None else ""
+            lines.append(f"  {about}{printable(why)}" + (f" ({status})" if status else ""))
+        return lines
 
     def __enter__(self) -> FakeAivvm:
         return self
@@ -348,6 +403,8 @@ class FakeAivvm:
         """Door 3: a `responses.RequestsMock` in which this fake answers for `hosts`, by default as above.
 
         Chunk boundaries, times and mid-stream errors are kept. More can be registered in it, as in any other.
+        `assert_all_requests_are_fired`: the fake counts as one of them, fired once it was asked. That all its replies
+        were played is asserted by leaving the fake, not its doors: `with FakeAivvm() as fake, fake.responses():`.
         """
         from aivvm_testing.replay.responses import mocked
 
@@ -366,26 +423,51 @@ class FakeAivvm:
         port: int = 0,
         cors: bool | str = False,
         allow_remote: bool = False,
+        idle_timeout: float = 60.0,
+        request_timeout: float = 10.0,
+        write_timeout: float = 60.0,
+        max_head: int = MAX_HEAD,
+        max_body: int = MAX_BODY,
     ) -> FakeServer:
         """Door 4: a server on loopback, on a free port unless one is named; a context manager that starts it.
 
         `cors`: whether pages of other origins may read the answers: True for any origin, or the one that may. A host
         that is not loopback needs `allow_remote=True`.
+
+        Patience with clients, in seconds: `idle_timeout` until a request begins, `request_timeout` until it is whole,
+        `write_timeout` until more of an answer is taken. Bounds of a request, in bytes: `max_head` and `max_body`.
         """
         from aivvm_testing.replay.server import FakeServer
 
-        server = FakeServer(self, host=host, port=port, cors=cors, allow_remote=allow_remote)
+        server = FakeServer(
+            self,
+            host=host,
+            port=port,
+            cors=cors,
+            allow_remote=allow_remote,
+            idle_timeout=idle_timeout,
+            request_timeout=request_timeout,
+            write_timeout=write_timeout,
+            max_head=max_head,
+            max_body=max_body,
+        )
         self._servers.add(server)
         return server
 
     def _explain(self, request: Request) -> str:
         lines = [f"no reply for {describe(request)}"]
         if self._recording is not None:
-            return "\n".join(lines + self._recording.explain(request))
+            return "\n".join([*lines, *self._recording.explain(request), *self._advice])
+        queue, rules = self._queue, len(self._rules)
         lines.append(
-            f"The queue is empty: {self._queue.given} of {self._queue.added} scripted replies were given"
-            + (f", and none of {len(self._rules)} rules has one left that fits." if self._rules else ".")
+            f"The queue is empty: {queue.given} of {queue.added} scripted replies were given."
+            if queue.added
+            else "Nothing is scripted but rules."
         )
+        if rules:
+            lines.append(
+                "The only rule does not answer it:" if rules == 1 else f"None of {rules} rules answers it:"
+            )
         # The nearest first: it differs least.
         misfits = sorted([(rule.misfits(request), n) for n, rule in enumerate(self._rules)], key=_how_far)
         for nearness, (found, n) in enumerate(misfits):
@@ -405,68 +487,9 @@ class FakeAivvm:
         return "\n".join(lines)
 
 
-class _Playback:
-    """A recording being played: each exchange once, found by key in constant time."""
-
-    def __init__(self, recording: Recording, where: str, matcher: Matcher, speed: float) -> None:
-        if not 0 <= speed < inf:
-            raise ValueError(f"a speed is 0 (no gaps) or more, but got {speed!r}")
-        self._recording = recording
-        self._where = where
-        self._matcher = matcher
-        self._factor = 1 / speed if speed else 0.0
-        self._played = [False] * len(recording)
-        self._first = 0  # all before it are played
-        self._by_key: dict[Hashable, deque[int]] = {}
-        for n, exchange in enumerate(recording):
-            self._by_key.setdefault(matcher.key(exchange.request), deque()).append(n)
-
-    def next(self, request: Request) -> Reply | None:
-        waiting = self._by_key.get(self._matcher.key(request), ())
-        for n in waiting:
-            if not self._played[n] and self._matcher.accepts(self._recording[n].request, request):
-                return self._play(n)
-        return None
-
-    def _play(self, n: int) -> Reply:
-        self._played[n] = True
-        exchange: Exchange = self._recording[n]
-        waiting = self._by_key[self._matcher.key(exchange.request)]
-        waiting.remove(n)
-        return _at_speed(exchange.reply, self._factor)
-
-    def peek(self) -> Reply | None:
-        while self._first < len(self._played) and self._played[self._first]:
-            self._first += 1
-        return self._recording[self._first].reply if self._first < len(self._played) else None
-
-    def skip(self) -> None:
-        if self.peek() is not None:
-            self._play(self._first)
-
-    def hosts(self) -> list[str]:
-        found = [urlsplit(exchange.request.url).netloc for exchange in self._recording]
-        return [host for host in found if host]
-
-    def left(self) -> list[str]:
-        return [
-            f"exchange {n} of {self._where}: {describe(exchange.request)}"
-            for n, exchange in enumerate(self._recording)
-            if not self._played[n]
-        ]
-
-    def explain(self, request: Request) -> list[str]:
-        match_on = ", ".join(c if isinstance(c, str) else repr(c) for c in self._matcher.match_on)
-        return [
-            f"Replaying {self._where}: {sum(self._played)} of {len(self._played)} exchanges played, "
-            f"matched on {match_on}.",
-            *self._matcher.explain(
-                request, ((n, one.request, self._played[n]) for n, one in enumerate(self._recording))
-            ),
-            "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
-            "           2. record the session again, if the request has changed for good;",
-            "           3. compare less: FakeAivvm.replaying(..., match_on=...).",
-        ]
+def _asking(request: Request) -> tuple[str, str, bytes]:
+    """What is equal where the same is asked again."""
+    return request.method, request.url, request.body
 
 
 def _how_far(found: tuple[list[str], int]) -> tuple[int, int]:
@@ -496,15 +519,3 @@ def _faulty(fault: Fault, reply: Reply) -> Reply:
             f"The answer is {reply!r}"
         ) from error
     return dressed(changed)
-
-
-def _at_speed(reply: Reply, factor: float) -> Reply:
-    """The reply with its moments times `factor`, but for what its reader did: one that left is given as long again."""
-    if factor == 1:
-        return reply
-    scaled = reply.scale(factor)
-    if reply.ending.kind != "closed":
-        return scaled
-    last = (reply.chunks or (reply.head,))[-1]
-    since = reply.ending.at - (last.at if last else 0.0)
-    return replace(scaled, ending=replace(scaled.ending, at=scaled.ending.at - since * factor + since))

@@ -68,6 +68,54 @@ def request_event(request: Request, started: float) -> dict[str, object]:
     }
 
 
+Outline: TypeAlias = tuple[str, str, bytes]
+"""Of a request: its method, its url, and its body as a file has it."""
+
+
+def outline(request: Request) -> Outline:
+    """What `outline_of` finds in the line of this request."""
+    line = encode(request_event(Request(request.method, request.url, Headers(), request.body), 0.0))
+    return outline_of(line) or (request.method, request.url, line)
+
+
+def outline_of(lines: bytes, at: int = 0) -> Outline | None:
+    """What the line of a request says that begins `at` so many bytes, found without reading it as JSON.
+
+    Two requests with the same outline are the same, but for their headers. None where the line is written otherwise than
+    ours are.
+    """
+    end = lines.find(b"\n", at)
+    method = at + len(_METHOD)
+    url = lines.find(_URL, at, end)
+    headers = lines.find(_HEADERS, url, end)
+    last = lines.find(b'"]]', headers, end) + 3 if lines.startswith(b"[", headers + len(_HEADERS)) else 0
+    started = lines.rfind(_STARTED, headers, end)
+    if url < 0 or headers < 0 or started < 0 or last == 2 or not lines.startswith(_METHOD, at):
+        return None
+    before = lines[method:headers]
+    if b"\\" in before:
+        return None
+    body = lines[last or headers + len(_HEADERS) + 1 : started]
+    return before[: url - method].decode(), before[url - method + len(_URL) :].decode(), body
+
+
+_METHOD = b'{"request": {"method": "'
+_URL = b'", "url": "'
+_HEADERS = b'", "headers": ['
+_STARTED = b'}, "started": '
+
+
+def request_of(one: Outline) -> Request:
+    """The request of an outline, without its headers."""
+    method, url, body = one
+    value = json.loads(b"{" + body.removeprefix(b", ") + b"}")
+    if "json" in value:
+        data = _dump(value["json"], compact="json_style" in value).encode()
+    else:
+        data = bytes.fromhex(value["hex"]) if "hex" in value else value.get("text", "").encode()
+    return Request(method, url, Headers(), data)
+
+
 def head_event(head: Head, at: float | None) -> dict[str, object]:
     if type(head.status) is not int or not 200 <= head.status <= 999 or not isinstance(head.reason, str):
         raise ValueError(

@@ -33,11 +33,12 @@ from aivvm_testing.format import (
     chunk_line,
     encode,
     ending_event,
+    events,
     head_event,
     header_event,
     request_event,
 )
-from aivvm_testing.recording import BUFFER, check_replaceable, replacing
+from aivvm_testing.recording import BUFFER, Exchange, check_replaceable, replacing
 from aivvm_testing.reply import Ending, Head
 
 
@@ -125,12 +126,13 @@ class Journal:
                 self._event(n, ending_event, ending, self._moment(n, ending.at))
                 del self._last[n]
 
-    def finish(self) -> None:
+    def finish(self, before: Iterable[Exchange] = ()) -> None:
         """Replaces the file at `path` by the recording and removes the journal; once is enough, more is harmless.
 
-        Exchanges come in the order in which they started. A session without any leaves an earlier file alone, and
-        is an empty recording where there is none. Raises `ValueError` while an exchange has no ending, and `OSError`
-        where not all could be written: an earlier file is then as it was, and the journal stays.
+        Exchanges come in the order in which they started, after those that were there `before`. A session without any
+        leaves an earlier file alone, and is an empty recording where there is none. Raises `ValueError` while an exchange
+        has no ending, and `OSError` where not all could be written: an earlier file is then as it was, and the journal
+        stays.
         """
         with self._lock:
             if self._finished:
@@ -149,6 +151,8 @@ class Journal:
             if self._order or not os.path.exists(self.path):
                 with open(self.journal_path, "rb", BUFFER) as journal, replacing(self.path) as file:
                     file.write(self._header)
+                    for one in before:
+                        file.writelines(map(encode, events(one.request, one.reply, one.started)))
                     file.writelines(_grouped(journal, [n for _, n in sorted(self._order)]))
             os.unlink(self.journal_path)
             self._finished = True
@@ -181,7 +185,7 @@ class Journal:
 
 def _whose(journal: str) -> str:
     with suppress(OSError), open(journal, "rb") as file:
-        if not _is_orphaned(file):
+        if not is_orphaned(file):
             return (
                 "another recorder is at work on this journal: record to another file, or close that one first"
             )
@@ -209,7 +213,7 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
     out = path if out is None else os.path.abspath(out)
     name = f"{path}.journal"
     with open(name, "rb", BUFFER) as journal:
-        if not _is_orphaned(journal):
+        if not is_orphaned(journal):
             raise FileExistsError(errno.EEXIST, "its recorder is still at work: close it instead", name)
         if os.path.exists(out):
             why = "there is a recording of an earlier session: name another file to recover to, or move this one away"
@@ -282,7 +286,8 @@ if fcntl is not None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _is_orphaned(journal: BinaryIO) -> bool:
+    def is_orphaned(journal: BinaryIO) -> bool:
+        """Whether no recorder is at work on this open journal."""
         try:
             fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -296,5 +301,5 @@ else:
     def _claim(journal: BinaryIO) -> None:
         """Here an open file cannot be removed, which is enough."""
 
-    def _is_orphaned(journal: BinaryIO) -> bool:
+    def is_orphaned(journal: BinaryIO) -> bool:
         return True

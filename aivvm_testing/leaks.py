@@ -14,10 +14,12 @@ import math
 import os
 import re
 import zlib
+from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from aivvm.terminal import one_line
@@ -59,6 +61,7 @@ MOST_DECODED = 64 * 1024 * 1024
 
 _STEP = 64 * 1024
 _GLIMPSED = 256
+_MANY = 1000  # chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Leak:
     `reply header x-name`, `reply body`, `error`, `data after the body`, `note`, `expected` (its texts, as lines), or
     `line 7` for what is no line of a recording. `position`: its first byte in that part, from 0, chunks joined and a
     content-coding undone. `kind`: what it looks like. `glimpse`: its length, and its first characters, at most 4 and a
-    quarter of it.
+    quarter of it. `line`: where it begins in the file, from 1, as `check_file` tells; 0 where there is no file. It does
+    not count when leaks are compared.
     """
 
     exchange: int
@@ -77,6 +81,7 @@ class Leak:
     position: int
     kind: str
     glimpse: str
+    line: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         where = f"exchange {self.exchange}, {self.part}" if self.exchange else self.part
@@ -91,8 +96,8 @@ def find(recording: Recording, redaction: Redaction = DEFAULT) -> list[Leak]:
 def check_file(path: str | os.PathLike[str], redaction: Redaction = DEFAULT) -> list[Leak]:
     """What looks like a secret in this file, a recording or the journal of one.
 
-    Holds one line, and at most 100 KiB of each exchange that has not ended. A line that no recording has is searched as it
-    stands. Raises `OSError` where the file cannot be read, and `CorruptRecording` for a line longer than any can be.
+    Holds one line, and at most 100 KiB of each exchange that has not ended, and where its chunks begin. A line that no
+    recording has is searched as it stands. Raises `OSError` where the file cannot be read, and `CorruptRecording` for a line longer than any can be.
     """
     return [found.leak for found in _find_in_lines(os.fspath(path), redaction)]
 
@@ -117,6 +122,11 @@ def redact_recording(recording: Recording, redaction: Redaction = DEFAULT) -> Re
         exchanges = [_without(exchange, secrets) for exchange in recording]
         recording = _remade(recording, exchanges, secrets.blank_text)
     return recording
+
+
+def redact_text(text: str, redaction: Redaction = DEFAULT) -> str:
+    """The text, such as a line that is about to be shown, without what looks like a secret; as long as it was."""
+    return redact_recording(Recording(note=text), redaction).note
 
 
 # What a secret looks like
@@ -278,6 +288,10 @@ class _Part:
                 yield self._found(offset + begin, kind, secret, len(secret))
         self._told = [span for span in self._told if span[1] > self._search.settled - LONGEST_LEAK]
 
+    @property
+    def settled(self) -> int:
+        return self._search.settled
+
     def _kind(self, n: int, match: re.Match[bytes], secret: bytes) -> str | None:
         if n < self._by_pattern:
             return None if is_placeholder(secret) else "what a pattern describes"
@@ -297,20 +311,26 @@ class _Body:
     def __init__(self, exchange: int, name: str, redaction: Redaction, content_type: str) -> None:
         self.part = _Part(exchange, name, redaction)
         self._members = Members(redaction, content_type)
-        self._came = 0
+        self.came = 0
         self._value: _Value | None = None
 
     def feed(self, data: bytes, *, last: bool = False) -> Iterator[_Found]:
         for begin, end, at, name in self._members.feed(data):
             if at == 0:
                 yield from self._named()
-                self._value = _Value(self._came + begin, name)
+                self._value = _Value(self.came + begin, name)
             assert self._value is not None
             self._value.add(data[begin:end], at)
         if last or not self._members.inside:
             yield from self._named()
-        self._came += len(data)
+        self.came += len(data)
         yield from self.part.feed(data, last=last)
+
+    @property
+    def open(self) -> int:
+        """Nothing that is still to be told begins before this."""
+        settled = self.part.settled
+        return settled if self._value is None else min(settled, self._value.begin)
 
     def _named(self) -> Iterator[_Found]:
         value, self._value = self._value, None
@@ -338,6 +358,27 @@ class _Value:
         return not (self._is_placeholder or (self._name.lower() == b"key" and _WORDS.fullmatch(self.known)))
 
 
+class _Places:
+    """In which line each chunk of a body begins, as far back as anything may still be found."""
+
+    def __init__(self) -> None:
+        self._positions = array("Q")
+        self._lines = array("Q")
+        self._full = _MANY
+
+    def begin(self, position: int, line: int, needed: int) -> None:
+        """A chunk begins here; what is before the chunk with `needed` is asked for no more."""
+        self._positions.append(position)
+        self._lines.append(line)
+        if len(self._lines) >= self._full:
+            first = max(0, bisect_right(self._positions, needed) - 1)
+            del self._positions[:first], self._lines[:first]
+            self._full = max(_MANY, 2 * len(self._lines))
+
+    def line(self, position: int) -> int:
+        return self._lines[max(0, bisect_right(self._positions, position) - 1)]
+
+
 class _Look:
     """Looks through one exchange, in the order in which its events come."""
 
@@ -346,6 +387,7 @@ class _Look:
         self._redaction = redaction
         self._body = _Body(exchange, "reply body", redaction, "")
         self._decoded = _decoding(Headers())
+        self._places = _Places()
 
     def request(self, request: Request) -> Iterator[_Found]:
         _, url, headers, body = request
@@ -369,7 +411,9 @@ class _Look:
             [*parts, *self._fields("reply", head.headers), *self._fields("reply", head.decoded)]
         )
 
-    def chunk(self, data: bytes) -> Iterator[_Found]:
+    def chunk(self, data: bytes, line: int = 0) -> Iterator[_Found]:
+        if line:
+            self._places.begin(self._body.came, line, self._body.open)
         for piece in self._decoded(data):
             yield from self._body.feed(piece)
 
@@ -379,6 +423,10 @@ class _Look:
         yield from self._texts(
             [("error", said, self._redaction.text_secrets(said)), ("data after the body", data, [])]
         )
+
+    def line_of(self, leak: Leak, last: int) -> int:
+        """In which line this leak, which the `last` line has shown, begins."""
+        return self._places.line(leak.position) if leak.part == "reply body" else last
 
     def header(self, note: str, expected: object) -> Iterator[_Found]:
         """What a recording says of itself."""
@@ -454,17 +502,24 @@ def _find_in_lines(path: str, redaction: Redaction) -> Iterator[_Found]:
                     n = tag or n + 1
                     looks[tag] = _Look(n, redaction)
                 look = _Look(0, redaction) if "aivvm_recording" in event else looks[tag]
-                found = list(_in_event(look, event))
+                found = [_in_line(one, look, number) for one in _in_event(look, event, number)]
                 if "end" in event:
                     del looks[tag]
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                found = list(_Look(0, redaction).texts([(f"line {number}", line.decode("utf-8", "replace"))]))
+                look = _Look(0, redaction)
+                texts = [(f"line {number}", line.decode("utf-8", "replace"))]
+                found = [_in_line(one, look, number) for one in look.texts(texts)]
             yield from found
     for look in looks.values():
-        yield from look.end(Ending("unfinished"))
+        for one in look.end(Ending("unfinished")):
+            yield _in_line(one, look, number)
 
 
-def _in_event(look: _Look, event: dict[str, Any]) -> Iterator[_Found]:
+def _in_line(found: _Found, look: _Look, last: int) -> _Found:
+    return found._replace(leak=replace(found.leak, line=look.line_of(found.leak, last)))
+
+
+def _in_event(look: _Look, event: dict[str, Any], line: int) -> Iterator[_Found]:
     if "request" in event:
         value = event["request"]
         body = _data(value) if "text" in value or "hex" in value else b""
@@ -487,7 +542,7 @@ def _in_event(look: _Look, event: dict[str, Any]) -> Iterator[_Found]:
         return look.end(Ending("unfinished", 0.0, _data(event["data"]) if "data" in event else b"", said))
     if "aivvm_recording" in event:
         return look.header(event.get("note", ""), event.get("expected"))
-    return look.chunk(_data(event))
+    return look.chunk(_data(event), line)
 
 
 def _headers(pairs: Iterable[Iterable[str]]) -> Headers:

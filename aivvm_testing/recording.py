@@ -15,7 +15,8 @@ import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from math import inf
 from typing import Any, BinaryIO, cast, overload
 
@@ -25,6 +26,7 @@ from aivvm_testing.format import (
     MAX_LINE,
     WHOLE_EXCHANGE,
     Origin,
+    Outline,
     Reader,
     checked_moment,
     checked_note,
@@ -32,6 +34,8 @@ from aivvm_testing.format import (
     encode,
     events,
     header_event,
+    outline,
+    outline_of,
 )
 from aivvm_testing.reply import Reply
 
@@ -130,6 +134,12 @@ class Recording(Sequence[Exchange]):
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self._exchanges)
 
+    def outlines(self) -> Iterator[Outline]:
+        """Of each request its method, url and body as a file has it, in order. Exchanges are not checked whole for it."""
+        if isinstance(self._exchanges, _Stored):
+            return self._exchanges.outlines()
+        return (outline(exchange.request) for exchange in self._exchanges)
+
     def _value(self) -> tuple[object, ...]:
         return tuple(self._exchanges), self._origin, self._note, self._recorded_at, self._expected
 
@@ -169,6 +179,40 @@ class Recording(Sequence[Exchange]):
                 recording._exchanges = tuple(_all(reader))
             return recording
 
+    @classmethod
+    def merged(cls, recordings: Iterable[Recording]) -> Recording:
+        """All exchanges of these recordings, such as those of several processes, in the order in which they started.
+
+        It begins when the first of them did: what `started` after another beginning is moved by the difference, in
+        microseconds at best, and as exact as `recorded_at` is (taps write whole seconds). Recordings without a `recorded_at` are taken to
+        have begun together; exchanges that started together are in the order of the recordings, and of each. Notes are
+        joined, each once; origins that differ make it `converted`; `expected` is left out.
+
+        Raises `ValueError` where some recordings have a `recorded_at` and others none.
+        """
+        parts = list(recordings)
+        moments = [part.recorded_at for part in parts]
+        known = sorted([moment for moment in moments if moment is not None], key=moment_of)
+        if known and None in moments:
+            raise ValueError(
+                f"recordings are merged by their recorded_at, but number {moments.index(None) + 1} of {len(parts)} has none: "
+                "give it one, or merge those without by themselves"
+            )
+        first = known[0] if known else None
+        begins = [0.0 if moment is None else moment_of(moment) for moment in moments]
+        exchanges = [
+            _later(exchange, begin - min(begins))
+            for part, begin in zip(parts, begins, strict=True)
+            for exchange in part
+        ]
+        origins = {part.origin for part in parts} or {"written"}
+        return cls(
+            sorted(exchanges, key=lambda exchange: exchange.started),
+            origin=origins.pop() if len(origins) == 1 else "converted",
+            note="; ".join(dict.fromkeys([part.note for part in parts if part.note])),
+            recorded_at=first,
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, or replaces it whole: a reader sees the old one or the new one, never a part.
 
@@ -180,6 +224,22 @@ class Recording(Sequence[Exchange]):
             for exchange in self._exchanges:
                 for event in events(exchange.request, exchange.reply, exchange.started):
                     file.write(encode(event))
+
+
+def _later(exchange: Exchange, seconds: float) -> Exchange:
+    # Microseconds, as taps write: the sum of two decimals has digits that neither has.
+    return replace(exchange, started=round(exchange.started + seconds, 6)) if seconds else exchange
+
+
+def moment_of(moment: str) -> float:
+    """Of a checked moment, since 1970 in UTC. (`fromisoformat` takes neither all digits nor `Z` before Python 3.11.)"""
+    day, rest = datetime.fromisoformat(f"{moment[:19]}+00:00"), moment[19:].removesuffix("Z")
+    offset = 0
+    if rest[-3:-2] == ":":
+        hours, minutes = rest[-5:].split(":")
+        offset = (int(hours) * 60 + int(minutes)) * (60 if rest[-6] == "+" else -60)
+        rest = rest[:-6]
+    return day.timestamp() + float(rest or 0) - offset
 
 
 def _all(reader: Reader) -> Iterator[Exchange]:
@@ -235,6 +295,16 @@ class _Stored(Sequence[Exchange]):
 
     def __len__(self) -> int:
         return len(self._lines)
+
+    def outlines(self) -> Iterator[Outline]:
+        begins = self._begins
+        block, start = b"", 0
+        for n in range(len(self)):
+            at = begins[n] - start
+            if begins[n + 1] - start > len(block):
+                start, at = begins[n], 0
+                block = _read(self._file, start, max(BUFFER, begins[n + 1] - start))
+            yield outline_of(block, at) or outline(self[n].request)
 
     @overload
     def __getitem__(self, index: int) -> Exchange: ...

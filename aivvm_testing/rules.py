@@ -9,54 +9,76 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import Parameter, signature
 from math import inf
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from aivvm.errors import shown
-from aivvm.transport import Request
-from aivvm_testing.redaction import is_secret
+from aivvm.transport import Headers, Request
+from aivvm_testing.redaction import is_secret, redact_request
 from aivvm_testing.reply import Reply
 from aivvm_testing.service import date, dressed, json_of, last_user_message, model_id
 from aivvm_testing.wire import check_head
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # Python 3.10 has none, and only type checkers read it
+
 Fault: TypeAlias = Callable[[Reply], Reply]
 
+_Method = TypeVar("_Method", bound=Callable[..., object])
+_Difference: TypeAlias = (
+    "tuple[tuple[str, str], Any, Any]"  # in what: a condition, and what within it; wanted, came
+)
 _MISSING = object()
 
 
+class Conditions(TypedDict, total=False):
+    """What a request may be asked for by name; None asks nothing. `FakeAivvm.on` says what each means."""
+
+    model: str | None
+    contains: str | None
+    method: str | None
+    url: str | None
+    host: str | None
+    path: str | None
+    query: Mapping[str, str | Sequence[str]] | str | None
+    headers: Mapping[str, str] | None
+    json: Mapping[str, Any] | None
+    body: bytes | str | None
+
+
+def takes_conditions(method: _Method) -> _Method:
+    """Lists the conditions by name in the signature of a method that takes them as `**wanted`, for `help` and editors."""
+    whole = signature(method)
+    parameters = [one for one in whole.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    parameters += [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=hint.__forward_arg__)
+        for name, hint in Conditions.__annotations__.items()
+    ]
+    method.__signature__ = whole.replace(parameters=parameters)  # type: ignore[attr-defined]  # where inspect looks first
+    return method
+
+
 class Condition:
-    """What a request must be; built from the keywords that `FakeAivvm.on` and the assertions take."""
+    """What a request must be; built from what `FakeAivvm.on` and the assertions are given, and checked at once."""
 
     def __init__(
-        self,
-        predicate: Callable[[Request], bool] | None = None,
-        *,
-        model: str | None = None,
-        contains: str | None = None,
-        path: str | None = None,
-        method: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        json: Mapping[str, Any] | None = None,
+        self, predicate: Callable[[Request], bool] | None = None, **wanted: Unpack[Conditions]
     ) -> None:
         if predicate is not None and not callable(predicate):
             raise TypeError(
                 f"a condition is a callable, or names as in contains={predicate!r}, but got {predicate!r}"
             )
-        for name, mapping in (("headers", headers), ("json", json)):
-            if mapping is not None and not isinstance(mapping, Mapping):
-                raise TypeError(f"{name} is a mapping, such as {{'key': 'value'}}, but got {mapping!r}")
-        wanted = {
-            "model": model,
-            "contains": contains,
-            "path": path,
-            "method": method,
-            "headers": headers,
-            "json": json,
-        }
         self._predicate = predicate
-        self._wanted: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        self._wanted: dict[str, Any] = {}
+        for name, value in wanted.items():
+            if name not in _CHECKED:
+                raise TypeError(f"there is no condition {name}={shown(value)}: {_hint(name)}")
+            if value is not None:
+                self._wanted[name] = _CHECKED[name](name, value)
+        self._reads_json = bool(self._wanted.keys() & {"model", "contains", "json"})
 
     def __bool__(self) -> bool:
         return self._predicate is not None or bool(self._wanted)
@@ -65,7 +87,7 @@ class Condition:
         """Whether the request is meant."""
         wanted = self._wanted
         if wanted:
-            body = json_of(request.body) if wanted.keys() & {"model", "contains", "json"} else None
+            body = json_of(request.body) if self._reads_json else None
             asked: dict[str, Any] = body if isinstance(body, dict) else {}
             for name in wanted:
                 if self._differs(name, request, asked):
@@ -77,56 +99,233 @@ class Condition:
         not shown."""
         body = json_of(request.body)
         asked: dict[str, Any] = body if isinstance(body, dict) else {}
-        found = [line for name in self._wanted for line in self._differs(name, request, asked)]
+        found = [
+            _line(what, wanted, came, request)
+            for name in self._wanted
+            for what, wanted, came in self._differs(name, request, asked)
+        ]
         if self._predicate is not None and not self._predicate(request):
             found.append("the predicate says no")
         return found
 
-    def _differs(self, name: str, request: Request, asked: dict[str, Any]) -> list[str]:
+    def _differs(self, name: str, request: Request, asked: dict[str, Any]) -> list[_Difference]:
         wanted = self._wanted[name]
-        if name == "path":
-            came: object = urlsplit(request.url).path
-        elif name == "method":
-            came, wanted = request.method.upper(), wanted.upper()
-        elif name == "model":
-            came = model_id(asked)
-        elif name == "contains":
-            said = last_user_message(asked)
-            return [] if wanted in said else [_line("the last user message", wanted, said, "something with")]
-        elif name == "headers":
-            fields = [(key, value, request.headers.get(key)) for key, value in wanted.items()]
+        if isinstance(wanted, Mapping):
+            members = _MEMBERS[name](request, asked, wanted)
             return [
-                _line(f"header {key}", value, _MISSING if got is None else got)
-                for key, value, got in fields
+                ((name, key), value, got)
+                for (key, value), got in zip(wanted.items(), members, strict=True)
                 if got != value
             ]
-        else:
-            members = [(key, value, asked.get(key, _MISSING)) for key, value in wanted.items()]
-            return [
-                _line(f"json[{key!r}]", value, got, name=key) for key, value, got in members if got != value
-            ]
-        return [] if came == wanted else [_line(name, wanted, came)]
+        came = _CAME[name](request, asked, wanted)
+        fits = wanted in came if name == "contains" else came == wanted
+        return [] if fits else [((name, ""), wanted, came)]
 
     def __repr__(self) -> str:
-        parts = [f"{name}={_without_secrets(value)!r}" for name, value in self._wanted.items()]
+        parts = [f"{name}={_without_secrets(name, value)!r:.200}" for name, value in self._wanted.items()]
         if self._predicate is not None:
             parts.insert(0, getattr(self._predicate, "__name__", repr(self._predicate)))
         return ", ".join(parts)
 
 
-def _without_secrets(wanted: object) -> object:
-    if not isinstance(wanted, Mapping):
-        return wanted
-    return {key: "(secret)" if is_secret(key) else value for key, value in wanted.items()}
+def _hint(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, _CHECKED, 1)
+    return f"did you mean {near[0]}=?" if near else f"there are {', '.join(_CHECKED)}"
 
 
-def _line(what: str, wanted: object, came: object, article: str = "", *, name: str = "") -> str:
-    if is_secret(name or what.removeprefix("header ")):
-        return f"{what}: another secret" if came is not _MISSING else f"{what} is missing"
-    expected = f"{article} {shown(wanted)}".strip()
-    return f"{what}: expected {expected}, but " + (
-        "it is missing" if came is _MISSING else f"got {shown(came)}"
-    )
+# What may be wanted: each check gives the form in which it is compared.
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is text, but got {shown(value)}")
+    return value
+
+
+def _path(name: str, value: object) -> str:
+    path = _text(name, value)
+    if not path.startswith("/") or "?" in path:
+        raise ValueError(f"path begins with / and has no query, such as '/api/chat', but got {path!r}")
+    return path
+
+
+def _url(name: str, value: object) -> str:
+    url = _text(name, value)
+    try:
+        if urlsplit(url).scheme.lower() in ("http", "https"):
+            return _in_one_form(url)
+    except ValueError:
+        pass
+    raise ValueError(f"url is a whole one, such as 'https://chat.aivvm.com/api/chat', but got {url!r}")
+
+
+def _host(name: str, value: object) -> str:
+    host = _text(name, value)
+    try:
+        netloc = host if host.count(":") < 2 or host.startswith("[") else f"[{host}]"
+        parts = urlsplit(f"//{netloc}")
+        if parts.netloc == netloc and "@" not in netloc:
+            return _authority(parts, parts.port)
+    except ValueError:
+        pass
+    raise ValueError(f"host is a name, or name:port, such as 'chat.aivvm.com', but got {host!r}")
+
+
+def _query(name: str, value: object) -> str | dict[str, str | list[str]]:
+    if isinstance(value, str):
+        if value.startswith("?"):
+            raise ValueError(f"query is written without its question mark, but got {value!r}")
+        return value
+    wanted: dict[str, str | list[str]] = {}
+    for key, one in _mapping(name, value).items():
+        several = list(one) if isinstance(one, (list, tuple)) else [one]
+        if not several or not all([isinstance(part, str) for part in (key, *several)]):
+            raise TypeError(
+                f"query has text, or a list of texts, under each name, but got {{{key!r}: {one!r}}}"
+            )
+        wanted[key] = several if len(several) > 1 else several[0]
+    return wanted
+
+
+def _headers(name: str, value: object) -> dict[str, str]:
+    for key, one in _mapping(name, value).items():
+        if not (isinstance(key, str) and isinstance(one, str)):
+            raise TypeError(f"headers has text under each name, but got {{{key!r}: {one!r}}}")
+    return _mapping(name, value)
+
+
+def _mapping(name: str, value: object) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a mapping, such as {{'key': 'value'}}, but got {value!r}")
+    return dict(value)
+
+
+def _body(name: str, value: object) -> bytes:
+    if not isinstance(value, (bytes, str)):
+        raise TypeError(
+            f"body is bytes or text, all of it, but got {shown(value)}; for a part of JSON say json="
+        )
+    return value.encode() if isinstance(value, str) else value
+
+
+_CHECKED: dict[str, Callable[[str, object], Any]] = {
+    "model": _text,
+    "contains": _text,
+    "method": lambda name, value: _text(name, value).upper(),
+    "url": _url,
+    "host": _host,
+    "path": _path,
+    "query": _query,
+    "headers": _headers,
+    "json": _mapping,
+    "body": _body,
+}
+
+# What came
+
+
+def _in_one_form(url: str) -> str:
+    """The url as it is compared: without its fragment, and without what changes nothing. `ValueError` for none."""
+    parts = urlsplit(url)
+    port = None if parts.port == _DEFAULT_PORTS.get(parts.scheme) else parts.port
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{_authority(parts, port)}{parts.path or '/'}{query}"
+
+
+def _authority(parts: SplitResult, port: int | None) -> str:
+    host = (parts.hostname or "").rstrip(".")
+    if not host:
+        raise ValueError("no name of a host")
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    return (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
+
+
+def _url_of(request: Request, asked: dict[str, Any], wanted: str) -> str:
+    try:
+        return _in_one_form(request.url)
+    except ValueError:  # a client may ask for anything
+        return request.url
+
+
+def _host_of(request: Request, asked: dict[str, Any], wanted: str) -> str:
+    try:
+        parts = urlsplit(request.url)
+        with_port = urlsplit(f"//{wanted}").port is not None
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+        return _authority(parts, port if with_port else None)
+    except ValueError:
+        return ""
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_CAME: dict[str, Callable[[Request, dict[str, Any], Any], Any]] = {
+    "model": lambda request, asked, wanted: model_id(asked),
+    "contains": lambda request, asked, wanted: last_user_message(asked),
+    "method": lambda request, asked, wanted: request.method.upper(),
+    "url": _url_of,
+    "host": _host_of,
+    "path": lambda request, asked, wanted: urlsplit(request.url).path or "/",
+    "query": lambda request, asked, wanted: urlsplit(request.url).query,
+    "body": lambda request, asked, wanted: request.body,
+}
+
+
+def _parameters(request: Request, asked: dict[str, Any], names: Iterable[str]) -> list[object]:
+    came: dict[str, list[str]] = {}
+    for name, value in parse_qsl(urlsplit(request.url).query, keep_blank_values=True):
+        came.setdefault(name, []).append(value)
+    return [
+        _MISSING if name not in came else came[name] if len(came[name]) > 1 else came[name][0]
+        for name in names
+    ]
+
+
+def _fields(request: Request, asked: dict[str, Any], names: Iterable[str]) -> list[object]:
+    return [_MISSING if (value := request.headers.get(name)) is None else value for name in names]
+
+
+_MEMBERS: dict[str, Callable[[Request, dict[str, Any], Iterable[str]], list[object]]] = {
+    "query": _parameters,
+    "headers": _fields,
+    "json": lambda request, asked, names: [asked.get(name, _MISSING) for name in names],
+}
+
+# What people read
+
+
+def _line(what: tuple[str, str], wanted: object, came: object, request: Request) -> str:
+    name, key = what
+    said = {
+        "contains": "the last user message",
+        "headers": f"header {key}",
+    }.get(name, f"{name}[{key!r}]" if key else name)
+    if key and is_secret(key):
+        return f"{said}: another secret" if came is not _MISSING else f"{said} is missing"
+    of = "" if key else name
+    expected = shown(_without_secrets(of, wanted, request))
+    if came is _MISSING:
+        return f"{said}: expected {expected}, but it is missing"
+    got = shown(_without_secrets(of, came, request))
+    if expected == got:
+        return f"{said}: it differs in what is not shown"
+    return f"{said}: expected {'something with ' if name == 'contains' else ''}{expected}, but got {got}"
+
+
+def _without_secrets(name: str, value: Any, request: Request | None = None) -> object:
+    """The value as it may be shown; `request` is the one that it is compared with."""
+    if isinstance(value, Mapping):
+        return {key: "(secret)" if is_secret(key) else one for key, one in value.items()}
+    if name == "url":
+        return redact_request(Request("GET", value)).url
+    if name == "query" and isinstance(value, str):
+        return redact_request(Request("GET", f"http://host/?{value}")).url.partition("?")[2]
+    if name == "body":
+        headers = Headers() if request is None else request.headers
+        return redact_request(Request("POST", "http://host/", headers, value)).body
+    return value
 
 
 class Script:
@@ -150,6 +349,12 @@ class Script:
         self._add(reply, dressed(reply), times, forever)
 
     def add_fault(self, fault: Fault, times: int, forever: bool) -> None:
+        from aivvm_testing.faults import CATALOGUE  # only who scripts a fault needs it
+
+        made: object = fault
+        for kind in CATALOGUE.values():
+            if made is kind.make:
+                raise TypeError(f"faults.{kind.name} makes a fault: did you mean faults.{kind.name}()?")
         if not callable(fault) or isinstance(fault, type):
             raise TypeError(f"a fault is a callable, such as faults.cut(after=3), but got {fault!r}")
         self._add(fault, fault, times, forever)
@@ -197,9 +402,10 @@ class Script:
         self._dress()
         return self._waiting[0][1]
 
-    def left(self) -> list[str]:
+    def left(self) -> list[tuple[int, str]]:
+        """How often each may still be given, and which it is; without those that are given for ever."""
         return [
-            f"{scripted!r}" + (f" ({left:g} times)" if left > 1 else "")
+            (int(left), f"{scripted!r}" + (f" ({left:g} times)" if left > 1 else ""))
             for scripted, _, left in self._waiting
             if left != inf
         ]
@@ -240,6 +446,7 @@ class Rule:
     def reply(self, reply: Reply | str | bytes, *, times: int = 1, forever: bool = False) -> Rule:
         """Adds a reply, to be given `times` times or `forever`."""
         with self._lock:
+            self._check_once("reply", times, forever)
             self.script.add_reply(reply, times, forever)
             self._on_reply()
         return self
@@ -247,8 +454,24 @@ class Rule:
     def fault(self, fault: Fault, *, times: int = 1, forever: bool = False) -> Rule:
         """Adds a fault, a callable from reply to reply, for `times` requests or `forever`."""
         with self._lock:
+            self._check_once("fault", times, forever)
             self.script.add_fault(fault, times, forever)
         return self
+
+    def _check_once(self, what: str, times: int, forever: bool) -> None:
+        """Refuses what would never come: the nth request is one."""
+        if self._nth is None:
+            return
+        why = ""
+        if self.script.added:
+            why = "has its step already"
+        elif forever or times != 1:
+            why = f"is not given {'forever=True' if forever else f'times={times!r}'}"
+        if why:
+            raise ValueError(
+                f"{self} is for one request, so it {why}: for another one make another rule, "
+                f"fake.on(nth={self._nth + 1}, ...).{what}(...)"
+            )
 
     def takes(self, request: Request) -> bool:
         """Whether it is this rule's turn; for each request that comes by to be asked once, as it counts them."""
@@ -268,11 +491,13 @@ class Rule:
             ]
         return found
 
-    def left(self) -> list[str]:
-        """What should have been given; nothing where chance decides."""
+    def left(self) -> list[tuple[int, str]]:
+        """What should have been given, and how often; nothing where chance decides."""
         if not self.script.added:
-            return [f"{self}, on which neither .reply(...) nor .fault(...) was said"]
-        return [f"for {self}: {one}" for one in self.script.left()] if self._probability == 1 else []
+            return [(1, f"{self}, on which neither .reply(...) nor .fault(...) was said")]
+        if self._probability < 1:
+            return []
+        return [(times, f"for {self}: {one}") for times, one in self.script.left()]
 
     def __repr__(self) -> str:
         parts = [repr(self._condition)] if self._condition else []

@@ -62,13 +62,22 @@ def _answer(request: Request) -> Reply | dict[str, Any]:
                 },
             )
         )
-    body = json_of(request.body)
-    if not isinstance(body, dict) or not body.get("model") or not isinstance(body.get("messages"), list):
-        return _server_error()
-    for message in body["messages"]:
+    body = request.body
+    return (_remembered_chat(body) if len(body) <= _SMALL else _chat(body)) or _server_error()
+
+
+def _chat(body: bytes) -> dict[str, Any] | None:
+    """A chat request that a model could be asked, None for what the server fails on."""
+    asked = json_of(body)
+    if not isinstance(asked, dict) or not asked.get("model") or not isinstance(asked.get("messages"), list):
+        return None
+    for message in asked["messages"]:
         if not isinstance(message, dict) or message.get("content") is None:
-            return _server_error()
-    return body
+            return None
+    return asked
+
+
+_remembered_chat = lru_cache(maxsize=16)(_chat)
 
 
 def _server_error() -> Reply:

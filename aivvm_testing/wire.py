@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import accumulate
@@ -47,10 +48,15 @@ class AwaitsContinue(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """What came is no acceptable request: the `status` to answer, and `why`, for people to read."""
+    """What came is no acceptable request: the `status` to answer, and `why`, for people to read.
+
+    `request`: as far as it is known, and without a body: all of a good head, else method and url of a good request
+    line, else None. A `status` of 0: there was nobody left to answer.
+    """
 
     status: int
     why: str
+    request: Request | None = None
 
     @property
     def answer(self) -> bytes:
@@ -143,7 +149,7 @@ class RequestParser:
             while self._buffer:
                 head = self._head
                 if head is None:
-                    self._head = head = self._read_head()
+                    head = self._read_head()
                     if head is None:
                         break
                     if head.awaits_continue and not self._buffer:
@@ -155,11 +161,23 @@ class RequestParser:
                 request = Request(head.method, head.url, head.headers, content)
                 events.append(Incoming(request, head.version, head.keep_alive))
         except _Malformed as error:
-            self._over = True
-            self._buffer.clear()
-            self._head = self._body = None
-            events.append(Refusal(error.status, error.why))
+            events.append(self.give_up(error.status, error.why))
         return events
+
+    def give_up(self, status: int, why: str) -> Refusal:
+        """Refuses the request that has begun, for a reason that its bytes do not give, such as their time."""
+        request: Request | None = None
+        if (head := self._head) is not None:
+            request = Request(head.method, head.url, head.headers)
+        else:
+            line = bytes(self._buffer[: self._buffer.find(b"\n", 0, self._max_head) + 1])
+            with suppress(_Malformed):
+                method, target, _ = _parse_line(line)
+                request = Request(method, _url(method, target, self._scheme, self._authority))
+        self._over = True
+        self._buffer.clear()
+        self._head = self._body = None
+        return Refusal(status, why, request)
 
     def _read_head(self) -> _Head | None:
         buffer = self._buffer
@@ -171,9 +189,9 @@ class RequestParser:
             self._seen = len(buffer)
             return None
         data = bytes(buffer[:end])
+        self._head = head = _head_of(data, self._scheme, self._authority)
         del buffer[:end]
         self._seen = self._line_end = 0
-        head = _head_of(data, self._scheme, self._authority)
         if head.length is None:
             self._body = _ChunkedBody(self._max_body, self._max_head)
         elif head.length > self._max_body:
@@ -482,6 +500,8 @@ class Schedule(NamedTuple):
     ends: tuple[int, ...] = ()
 
 
+Framing: TypeAlias = "int | Literal['chunked', 'close']"
+
 _NONE = Headers()
 _BODILESS = frozenset({204, 304})
 _LENGTH = re.compile(r"\+?[0-9]{1,18}")
@@ -500,7 +520,7 @@ _STOPS: dict[EndingKind, Stop] = {
 }
 
 
-def body_framing(head: Head, method: str) -> int | Literal["chunked", "close"]:
+def body_framing(head: Head, method: str) -> Framing:
     """How a client learns where the body ends: after so many bytes, by chunks, or by the connection's end.
 
     A content-length that is no single number says nothing, and the connection's end decides.

@@ -161,15 +161,8 @@ class TappedAdapter(_Adapter):
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         own = super().get_connection_with_tls_context(*args, **options)
-        if not isinstance(own, urllib3.HTTPConnectionPool):
-            return own
-        try:
-            pool: _TappedPool = _sharing(_TappedPool, own)
-        except TypeError as error:
-            self._tap.failed(error)
-            return own
-        pool._tap = self._tap
-        self.reached = True
+        pool = tapped_pool(own, self._tap)
+        self.reached = self.reached or pool is not own
         return pool
 
     def build_response(self, *args: Any) -> Response:
@@ -181,7 +174,24 @@ class TappedAdapter(_Adapter):
         return getattr(self._own, name)
 
 
-class _TappedPool(_Pool):
+def tapped_pool(own: Any, tap: Tap) -> Any:
+    """The pool, its state and all that it overrides, but `tap` records what its connections carry.
+
+    It is made for one request, and costs nothing. `own` is not changed; what cannot be tapped, or is already, is given
+    back as it is.
+    """
+    if not isinstance(own, urllib3.HTTPConnectionPool) or isinstance(own, TappedPool):
+        return own
+    try:
+        pool: TappedPool = _sharing(TappedPool, own)
+    except TypeError as error:
+        tap.failed(error)
+        return own
+    pool._tap = tap
+    return pool
+
+
+class TappedPool(_Pool):
     """A pool that tells of each attempt to send a request, and of what passes then."""
 
     __slots__ = ()

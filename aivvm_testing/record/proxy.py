@@ -43,8 +43,8 @@ from aivvm_testing.record.answer import AnswerChunk, AnswerEnd, AnswerEvent, Ans
 from aivvm_testing.record.coding import Decoding
 from aivvm_testing.record.tap import Entry, Tap
 from aivvm_testing.redaction import DEFAULT, Redaction, redact_text
-from aivvm_testing.replay.server import _RST_ON_CLOSE, _unacknowledged
 from aivvm_testing.reply import HEADLESS_KINDS, EndingKind, Head
+from aivvm_testing.sockets import reset_on_close, unacknowledged
 from aivvm_testing.wire import CONTINUE, AwaitsContinue, Event, Incoming, RequestParser, body_framing
 
 _READ_SIZE = 64 * 1024
@@ -165,8 +165,11 @@ class RecordingProxy:
         if self._tap is not None:
             self._tap.close()
 
-    def passed(self, request: Request, status: int | None, ending: EndingKind) -> None:
-        """Called after each exchange, from its connection's thread. Does nothing: for subclasses that show it."""
+    def passed(self, request: Request, status: int | None, ending: EndingKind, chunks: int) -> None:
+        """Called after each exchange, from its connection's thread, with the request as it was sent, secrets and all.
+
+        Does nothing: for subclasses that show it.
+        """
 
     def __enter__(self) -> RecordingProxy:
         self.start()
@@ -380,6 +383,7 @@ class _Account:
     def __init__(self, entry: Entry, timer: Timer, method: str) -> None:
         self.status: int | None = None
         self.kind: EndingKind | None = None
+        self.chunks = 0
         self._entry = entry
         self._timer = timer
         self._method = method
@@ -451,6 +455,7 @@ class _Account:
                 data = decoded
         if data:
             self._entry.chunk(data)
+            self.chunks += 1
 
     def _complete(self, data: bytes) -> None:
         if self._decoding is not None and self._held is None:
@@ -544,7 +549,7 @@ class _Connection:
             account.end("closed")
             raise
         finally:
-            self._running.passed(request, account.status, account.kind or "closed")
+            self._running.passed(request, account.status, account.kind or "closed", account.chunks)
         return goes_on
 
     # Answers
@@ -781,14 +786,13 @@ class _Connection:
         """RST, which discards what the client's kernel has not taken yet: so that comes first."""
         deadline = monotonic() + _RESET_PATIENCE
         with suppress(OSError):
-            while _unacknowledged(self._client) and monotonic() < deadline:
+            while unacknowledged(self._client) and monotonic() < deadline:
                 self._select(_RESET_POLL, 0, 0)
         self._break_off()
 
     def _break_off(self) -> None:
         """Lets closing send RST: what was sent is no whole answer, and must not look like one."""
-        with suppress(OSError):
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+        reset_on_close(self._client)
 
     # Waiting
 

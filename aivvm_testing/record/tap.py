@@ -18,6 +18,7 @@ from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock, SystemClock, Timer
 from aivvm_testing.errors import SecretsFound, SetupFailure
 from aivvm_testing.journal import Journal
+from aivvm_testing.recording import Exchange
 from aivvm_testing.redaction import DEFAULT, BlankedReply, Redaction, Secrets
 from aivvm_testing.reply import Ending, EndingKind, Head
 
@@ -27,7 +28,8 @@ class Tap:
 
     Times come from `clock` (the system's by default), in seconds since each request was sent, rounded to microseconds.
     Exchanges start when they do on the system's clock, and all at 0.0 on a virtual one; those that start together are
-    kept in the order of their `begin`. Raises `FileExistsError` where another recorder writes to `path`, and `OSError`
+    kept in the order of their `begin`. A recording that goes on was `recorded_at` that moment, and `began` so many
+    seconds ago. Raises `FileExistsError` where another recorder writes to `path`, and `OSError`
     where nothing can be written.
     """
 
@@ -38,13 +40,15 @@ class Tap:
         clock: Clock | None = None,
         note: str = "",
         redaction: Redaction = DEFAULT,
+        recorded_at: str | None = None,
+        began: float = 0.0,
     ) -> None:
         if not isinstance(redaction, Redaction):
             raise TypeError(f"redaction is a Redaction(names=..., patterns=...), but got {redaction!r:.60}")
         self.clock: Clock = SystemClock() if clock is None else clock
         self._redaction = redaction
-        self._journal = Journal(path, note=note)
-        self._began = time.monotonic()
+        self._journal = Journal(path, note=note, recorded_at=recorded_at)
+        self._began = time.monotonic() - began
         self._lock = threading.Lock()
         self._closed = False
         self._open: dict[int, Entry] = {}
@@ -86,8 +90,10 @@ class Tap:
         if not self._closed:
             self._failure = self._failure or error
 
-    def close(self) -> None:
+    def close(self, before: Iterable[Exchange] = ()) -> None:
         """Finishes the recording; exchanges that are still open go on, and are recorded as `closed`.
+
+        `before` are exchanges that the recording had, and keeps.
 
         Raises `OSError` where not everything could be written: an earlier file is then as it was, and the journal
         beside it has what came until then. Closing again is harmless, and tries again what failed. Raises
@@ -102,7 +108,7 @@ class Tap:
             self._check()
         if self._refusal is not None:
             raise self._refusal
-        self._journal.finish()
+        self._journal.finish(before)
         failure, self._failure = self._failure, None
         if isinstance(failure, SetupFailure):
             raise failure

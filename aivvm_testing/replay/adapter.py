@@ -3,19 +3,20 @@
 It owns which request goes to which fake; the way there and back is `requests`', urllib3's and `http.client`'s own
 code, so that chunk sizes, timeouts, retries, redirects, cookies and hooks are as over a socket.
 
-Other tools replace `HTTPAdapter.send`, `responses` for one, and so does the interception. Neither door depends on what
-that attribute is at the moment: they run a `send` of their own, from a private copy of the module `requests.adapters`.
+Other tools replace `HTTPAdapter.send`, and so does the interception. What was there before is called on, as it may add a
+timeout or a trace; but `responses` and mocks would answer in the fake's place. There, and for an adapter of the fake, a
+`send` is run that nobody has replaced: that of a private copy of the module `requests.adapters`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import threading
 import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -24,11 +25,11 @@ from requests.adapters import HTTPAdapter
 from aivvm.transport import Request
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest
 from aivvm_testing.matching import describe
-from aivvm_testing.replay.memory import Network, Pools
+from aivvm_testing.replay.memory import HTTPConnectionPool, HTTPSConnectionPool, Network, Pools
 
 if TYPE_CHECKING:
+    import urllib3
     from requests import PreparedRequest, Response
-    from urllib3 import HTTPConnectionPool
     from urllib3.util import Retry
 
     from aivvm_testing.fake import FakeAivvm
@@ -54,17 +55,19 @@ class FakeAdapter(HTTPAdapter):
     """An adapter whose every peer is the fake; closed with the session that it is mounted on.
 
     `max_retries`: a `urllib3.Retry` or a number of attempts to connect again, as for any adapter. Proxies are ignored.
-    Raises what `requests` raises, and the `SetupFailure`s of the fake. May be shared between threads and sessions.
+    Raises what `requests` raises, and the `SetupFailure`s of the fake. May be shared between threads and sessions. A copy
+    has connections of its own to the same fake; it cannot be pickled.
     """
 
     def __init__(self, fake: FakeAivvm, *, max_retries: Retry | int = 0) -> None:
+        self._fake = fake
         self.network = Network(fake)
         self._memory = Pools(self.network)
         super().__init__(max_retries=max_retries)
 
     def get_connection_with_tls_context(
         self, request: PreparedRequest, *_: Any, **__: Any
-    ) -> HTTPConnectionPool:
+    ) -> urllib3.HTTPConnectionPool:
         return self._memory.to(request.url or "")
 
     def cert_verify(self, *_: Any) -> None:
@@ -81,31 +84,29 @@ class FakeAdapter(HTTPAdapter):
         self._memory.close()
         super().close()
 
+    def __copy__(self) -> FakeAdapter:
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        copied.network = Network(self._fake)
+        copied._memory = Pools(copied.network)
+        return copied
 
-class _Diverted:
-    """Somebody's adapter, but for where its connections lead."""
+    def __deepcopy__(self, memo: object) -> FakeAdapter:
+        return self.__copy__()
 
-    __slots__ = ("_adapter", "_memory")
-
-    def __init__(self, adapter: HTTPAdapter, memory: Pools) -> None:
-        self._adapter = adapter
-        self._memory = memory
-
-    def get_connection_with_tls_context(
-        self, request: PreparedRequest, *_: Any, **__: Any
-    ) -> HTTPConnectionPool:
-        return self._memory.to(request.url or "")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._adapter, name)
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "an adapter of a fake cannot be pickled, as its fake cannot: mount another one where the session is"
+            " unpickled, or give fake.server() to another process"
+        )
 
 
 Host: TypeAlias = "tuple[str, int | None]"
-"""A name in lower case, or `*`, and a port where only that one is meant."""
+"""A name in lower case, `*.name` for those below it, or `*`; and a port where only that one is meant."""
 
 
 def named(hosts: Iterable[str], what: str = "hosts") -> dict[Host, str]:
-    """These hosts, each `name`, `name:port` or `*`, with what they were called.
+    """These hosts, each `name`, `*.name` or `*`, with or without a `:port`, and what they were called.
 
     Raises `TypeError` for one string in place of several, and `ValueError` for what is no host.
     """
@@ -116,17 +117,17 @@ def named(hosts: Iterable[str], what: str = "hosts") -> dict[Host, str]:
 
 @lru_cache(maxsize=256)
 def _host(name: str, what: str) -> Host:
-    if name == "*":
-        return name, None
     try:
         address = name if name.count(":") < 2 or name.startswith("[") else f"[{name}]"
         parts = urlsplit(f"//{address}")
         host, port = _bare(parts.hostname), parts.port
         if not host or parts.netloc != address:
             raise ValueError("no name, or more than a name and a port")
+        if "*" in host.removeprefix("*.") and host != "*":
+            raise ValueError("a star stands for whole names")
     except ValueError as error:
         raise ValueError(
-            f"{what} takes hosts as name, name:port or *, such as 'chat.aivvm.com', but got {name!r}"
+            f"{what} takes hosts as name, name:port, *.name or *, such as 'chat.aivvm.com', but got {name!r}"
         ) from error
     return host, port
 
@@ -136,29 +137,37 @@ def _bare(host: str | None) -> str:
     return host if host.isascii() else host.encode("idna").decode()
 
 
-def names_of(url: str) -> tuple[Host, Host, Host]:
+@lru_cache(maxsize=256)
+def names_of(url: str) -> tuple[Host, ...]:
     """What the host of a url may be called, the narrowest name first."""
     parts = urlsplit(url)
     host = _bare(parts.hostname)
-    return (host, parts.port or (443 if parts.scheme == "https" else 80)), (host, None), ("*", None)
+    labels = host.split(".")
+    names = [host, *["*." + ".".join(labels[begin:]) for begin in range(1, len(labels))], "*"]
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return tuple([(name, only) for name in names for only in (port, None)])
 
 
-_patched: Any = HTTPAdapter  # for type checkers, who do not like what is done to its `send`
-_lock = threading.Lock()  # for `_patched.send`, and for what follows
+_lock = threading.Lock()  # for the methods of adapter classes, and for what follows
 _active: tuple[Interception, ...] = ()  # in the order of entering
+_spare: dict[str, _Patch] = {}  # the latest for each method: mostly it is what is needed next
 
 
 class Interception:
     """While it is entered, the fake answers for its hosts whatever `requests` asks with an `HTTPAdapter`.
 
-    The adapter stays the user's own, with its retries and whatever it overrides; only its connections lead to the fake.
-    Hosts that are named in `allow` go where they went before; all others are an `UnmatchedRequest`, raised to the code
-    that asks and kept by the fake. The narrowest name counts: `*` in one and a name in the other is no contradiction.
+    The adapter stays the user's own, with its retries and whatever it overrides; only its connections lead to the fake,
+    also those of a request that a `RequestsMock` lets through. Hosts that are named in `allow` go where they went before;
+    all others are an `UnmatchedRequest`, raised to the code that asks and kept by the fake. The narrowest name counts:
+    `*` in one and a name in the other is no contradiction.
 
     Several may be entered at once, in any order and from any thread, and left likewise. A host is answered by the
     newest that answers for it, by those that its own thread has entered before those of others; it is allowed if one of
-    them allows it. Leaving without an exception raises the first `SetupFailure` that a request met, else, where
-    `must_be_asked` and none came, one that says so. It may be entered again then; `RuntimeError` before that.
+    them allows it. What others put on top of an `HTTPAdapter`'s methods, and leave there, keeps ours in place: they do
+    nothing but call on, and go when one is entered or left after the others have gone.
+
+    Leaving without an exception raises the first `SetupFailure` that a request met, else, where `must_be_asked` and none
+    came, one that says so. It may be entered again then; `RuntimeError` before that.
     """
 
     def __init__(
@@ -187,8 +196,9 @@ class Interception:
             self._clients: WeakKeyDictionary[HTTPAdapter, Pools] = WeakKeyDictionary()
             self._clients_lock = threading.Lock()
             self._asked = False
-            self._patch = _Patch.on_top()
-            self._patch.users += 1
+            self._patches: dict[tuple[type, str], _Patch] = {}
+            for name in (_SEND, _CONNECT):
+                self._patches[HTTPAdapter, name] = _Patch.on_top(HTTPAdapter, name)
             _active = (*_active, self)
         return self._fake
 
@@ -196,8 +206,9 @@ class Interception:
         global _active
         with _lock:
             _active = tuple([one for one in _active if one is not self])
-            self._patch.users -= 1
-            _Patch.clear_top()
+            for (owner, name), patch in self._patches.items():
+                patch.users -= 1
+                _Patch.clear_top(owner, name)
         with self._clients_lock:
             clients = list(self._clients.values())
         for client in clients:
@@ -218,15 +229,35 @@ class Interception:
                 return False
         return None
 
-    def divert(self, adapter: HTTPAdapter) -> _Diverted:
-        """The adapter, with connections that lead to the fake."""
+    def leads(self, adapter: HTTPAdapter) -> None:
+        """Sees to it that `connection` is asked where the adapter's class has another way to its connections."""
+        kind = type(adapter)
+        if kind.get_connection_with_tls_context is HTTPAdapter.get_connection_with_tls_context:
+            return
+        owner = next(one for one in kind.__mro__ if _CONNECT in vars(one))
+        with _lock:
+            if self in _active and (owner, _CONNECT) not in self._patches:
+                self._patches[owner, _CONNECT] = _Patch.on_top(owner, _CONNECT)
+
+    def connection(
+        self, adapter: HTTPAdapter, request: PreparedRequest, onward: Callable[[], Any]
+    ) -> urllib3.HTTPConnectionPool:
+        """The connections that this request takes: the adapter's own to the fake. `onward` gives those to its host."""
         self._asked = True
         with self._clients_lock:
             memory = self._clients.get(adapter)
             if memory is None:
                 maxsize, block = getattr(adapter, "_pool_maxsize", 10), getattr(adapter, "_pool_block", False)
                 memory = self._clients[adapter] = Pools(self.network, maxsize=maxsize, block=block)
-        return _Diverted(adapter, memory)
+        return memory.to(request.url or "")
+
+    def gave(self, pool: object) -> bool:
+        """Whether `connection` gave this."""
+        return isinstance(pool, (HTTPConnectionPool, HTTPSConnectionPool))
+
+    def answers(self, request: PreparedRequest) -> bool:
+        """Whether it has an answer of its own, which nobody else must give in its place."""
+        return True
 
     def _nothing_came(self) -> str:
         return (
@@ -252,11 +283,13 @@ def _answering(method: str, url: str) -> Interception | None:
         here = threading.get_ident()
         active.sort(key=lambda one: one.thread != here)
     names = names_of(url)
-    meant = [(one.means(names), one) for one in active]
-    for answered, one in meant:
+    allowed = False
+    for one in active:
+        answered = one.means(names)
         if answered:
             return one
-    if any(answered is False for answered, _ in meant):
+        allowed = allowed or answered is False
+    if allowed:
         return None
     raise _blocked(method, url, active)
 
@@ -278,34 +311,93 @@ def _blocked(method: str, url: str, active: list[Interception]) -> UnmatchedRequ
     return error
 
 
-class _Patch:
-    """`HTTPAdapter.send` while requests are intercepted. It may outlive that, under what others put on top of it."""
+_SEND, _CONNECT = "send", "get_connection_with_tls_context"
 
-    def __init__(self, previous: Any) -> None:
+
+class _Patch:
+    """A function in the place of a method of an adapter class. It may outlive its users, under what others put on it."""
+
+    def __init__(self, owner: Any, name: str, previous: Any) -> None:
+        self.owner = owner
         self.previous = previous  # as it stood there: a function, as a rule
         self.users = 0
+        self.stand_in = _sending(previous) if name == _SEND else _connecting(owner, previous)
+        self.stand_in._patch = self
 
-    def __get__(self, adapter: HTTPAdapter | None, owner: type) -> Callable[..., Response]:
-        return self if adapter is None else MethodType(self, adapter)
+    @classmethod
+    def of(cls, function: Any) -> _Patch | None:
+        """The patch whose stand-in this is; a wrapper may have taken over what is written on that."""
+        patch = getattr(function, "_patch", None)
+        return patch if isinstance(patch, cls) and patch.stand_in is function else None
 
-    def __call__(self, adapter: HTTPAdapter, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+    @classmethod
+    def on_top(cls, owner: Any, name: str) -> _Patch:
+        """The one in place, with one user more; it is made where there is none, or something else on top of it."""
+        top = vars(owner)[name]
+        patch = cls.of(top)
+        if patch is None:
+            patch = _spare.get(name)
+            if patch is None or patch.owner is not owner or patch.previous is not top:
+                patch = _spare[name] = cls(owner, name, top)
+            setattr(owner, name, patch.stand_in)
+        patch.users += 1
+        return patch
+
+    @classmethod
+    def clear_top(cls, owner: Any, name: str) -> None:
+        """Takes away those that nobody uses, as far as nothing else is on top of them."""
+        while (patch := cls.of(vars(owner)[name])) is not None and not patch.users:
+            setattr(owner, name, patch.previous)
+
+
+def _sending(previous: Any) -> Any:
+    """A `send` that goes where the request is answered: on, past what would answer itself, or nowhere."""
+    on = _send if _answers_itself(previous) else previous
+
+    @functools.wraps(previous)
+    def send(adapter: HTTPAdapter, request: PreparedRequest, *args: Any, **kwargs: Any) -> Any:
         interception = _answering(request.method or "", request.url or "")
         if interception is None:
-            send = self.previous
-            bound = send.__get__(adapter, type(adapter)) if hasattr(send, "__get__") else send
-            return cast("Response", bound(request, *args, **kwargs))
-        return _send(interception.divert(adapter), request, *args, **kwargs)
+            return _bound(previous, adapter)(request, *args, **kwargs)
+        interception.leads(adapter)
+        return _bound(on if interception.answers(request) else previous, adapter)(request, *args, **kwargs)
 
-    @classmethod
-    def on_top(cls) -> _Patch:
-        """The one in place, which is made where there is none, or something else on top of it."""
-        top = vars(HTTPAdapter)["send"]
-        if not isinstance(top, cls):
-            top = _patched.send = cls(top)
-        return top
+    return send
 
-    @classmethod
-    def clear_top(cls) -> None:
-        """Takes away those that nobody uses, as far as nothing else is on top of them."""
-        while isinstance(top := vars(HTTPAdapter)["send"], cls) and not top.users:
-            _patched.send = top.previous
+
+def _connecting(owner: Any, previous: Any) -> Any:
+    """A `get_connection_with_tls_context` that leads to the fake, whoever asks for it."""
+
+    @functools.wraps(previous)
+    def get_connection_with_tls_context(
+        adapter: HTTPAdapter, request: PreparedRequest, *args: Any, **kwargs: Any
+    ) -> Any:
+        url = request.url or ""
+        interception = _answering(request.method or "", url)
+        if interception is None:
+            return _bound(previous, adapter)(request, *args, **kwargs)
+
+        def onward() -> Any:
+            return _bound(previous, adapter)(request, *args, **kwargs)
+
+        if owner is HTTPAdapter:
+            return interception.connection(adapter, request, onward)
+        pool = onward()  # it may only add something to what it gets from there
+        return pool if interception.gave(pool) else interception.connection(adapter, request, lambda: pool)
+
+    return get_connection_with_tls_context
+
+
+def _bound(method: Any, adapter: HTTPAdapter) -> Any:
+    return method.__get__(adapter, type(adapter)) if hasattr(method, "__get__") else method
+
+
+def _answers_itself(send: Any) -> bool:
+    """Whether this, or what it wraps, answers in the place of connections: the `send` of `responses`, or a mock."""
+    while send is not None and _Patch.of(send) is None:
+        if getattr(send, "__globals__", {}).get("__name__") == "responses":
+            return True
+        if type(getattr(send, "mock", send)).__module__ in ("unittest.mock", "mock.mock"):
+            return True
+        send = getattr(send, "__wrapped__", None)
+    return False

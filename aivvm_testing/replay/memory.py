@@ -17,8 +17,11 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Generator
+from copy import copy
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,6 +29,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.connection import port_by_scheme
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util import Retry
 
 from aivvm.transport import Request
 from aivvm_testing.call import Call
@@ -233,13 +237,46 @@ class HTTPSConnection(_InMemory, urllib3.connection.HTTPSConnection):
     scheme = "https"
 
 
-class HTTPConnectionPool(urllib3.HTTPConnectionPool):
+class _PoolInMemory:
+    """What a pool does otherwise when its peers are in memory."""
+
+    conn_kw: dict[str, Any]
+
+    def urlopen(self, *args: Any, **options: Any) -> Any:
+        retries = options.get("retries")  # which `requests` always names
+        if isinstance(retries, Retry) and self.conn_kw["network"].clock.virtual:
+            options["retries"] = _unhurried(retries)
+        return super().urlopen(*args, **options)  # type: ignore[misc]  # it stands before a pool
+
+
+_sleeps = Retry.sleep, time.sleep
+
+
+def _unhurried(retries: Retry) -> Retry:
+    """The same retries, which wait for nothing: no peer is any further for it. Sleep that somebody watches stays."""
+    kind: Any = type(retries)
+    if (kind.sleep, time.sleep) != _sleeps:
+        return retries
+    same = copy(retries)
+    same.__class__ = _without_sleep(kind)
+    return same
+
+
+@lru_cache(maxsize=64)
+def _without_sleep(kind: Any) -> Any:
+    def sleep(self: Retry, response: object = None) -> None:
+        pass
+
+    return type(kind.__name__, (kind,), {"sleep": sleep, "__module__": kind.__module__, "__slots__": ()})
+
+
+class HTTPConnectionPool(_PoolInMemory, urllib3.HTTPConnectionPool):
     """Connections without sockets to one host."""
 
     ConnectionCls = HTTPConnection
 
 
-class HTTPSConnectionPool(urllib3.HTTPSConnectionPool):
+class HTTPSConnectionPool(_PoolInMemory, urllib3.HTTPSConnectionPool):
     """Connections without sockets, and without TLS, to one host."""
 
     ConnectionCls = HTTPSConnection

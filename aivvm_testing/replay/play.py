@@ -83,7 +83,8 @@ class Play:
 
     def left(self, outcome: Outcome = "closed") -> None:
         """The reader takes no more."""
-        self.call.over(outcome, self.timer.elapsed())
+        if self.call.outcome == "open":
+            self.call.over(outcome, self.timer.elapsed())
 
     def fail(self, error: SetupFailure) -> NoReturn:
         """Raises it, and keeps it in case the code under test swallows it."""

@@ -38,7 +38,8 @@ def mocked(
     """A `RequestsMock` in which the fake answers for these hosts what nothing else in it answers.
 
     Leaving it, or stopping it, raises the first `SetupFailure` that a request to the fake met, in case the code under
-    test swallowed it; not where an exception is on its way already.
+    test swallowed it; not where an exception is on its way already. `assert_all_requests_are_fired` asks whether the
+    fake was asked at all; whether all that it has was played is the fake's own assertion, as for any door.
     """
     mock = _MockWithFake(assert_all_requests_are_fired=assert_all_requests_are_fired)
     mock.answers = FakeResponse(fake, hosts, mock)
@@ -91,6 +92,8 @@ class ReplyResponse(_Played):
 
     Of several for one url each is given once, in order, and the last again and again, as `responses` has it. `clock`
     is what its times are waited for with: virtual unless told otherwise. `match` takes matchers of `responses`.
+
+    `fake` is the fake that gives it, whose journal tells what became of each answer: `response.fake.calls[0].closed`.
     """
 
     def __init__(
@@ -102,9 +105,9 @@ class ReplyResponse(_Played):
         clock: Clock | None = None,
         match: Iterable[Callable[..., tuple[bool, str]]] = (),
     ) -> None:
-        fake = FakeAivvm(clock=clock)
-        fake.on(_any_request).reply(reply, forever=True)
-        super().__init__(fake, method, url, match)
+        self.fake = FakeAivvm(clock=clock)
+        self.fake.on(_any_request).reply(reply, forever=True)
+        super().__init__(self.fake, method, url, match)
         self._another = partial(ReplyResponse, method, url, reply, clock=clock, match=match)
         self.reply = reply
 

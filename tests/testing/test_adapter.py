@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import gzip
+import inspect
+import pickle
 import re
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
+from typing import ClassVar
 from unittest import mock
 
 import pytest
@@ -27,6 +32,8 @@ from aivvm_testing import fixtures, strategies
 from aivvm_testing.clock import SystemClock
 from aivvm_testing.errors import ReadPastRecording, SetupFailure, UnmatchedRequest, WouldHang
 from aivvm_testing.fake import FakeAivvm
+from aivvm_testing.record.adapter import RecordingAdapter
+from aivvm_testing.recording import Recording
 from aivvm_testing.replay import adapter as adapter_module
 from aivvm_testing.reply import Chunk, Ending, Head, Reply, wait
 
@@ -37,11 +44,16 @@ CHAT = {"model": {"id": "gpt-4"}, "messages": [{"role": "user", "content": "Hell
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
     """`requests` is as it was, and whatever was left open would warn, which is an error."""
-    original, threads = HTTPAdapter.send, threading.active_count()
+    original, threads = methods(), threading.active_count()
     yield
-    assert HTTPAdapter.send is original
+    assert methods() == original
     assert threading.active_count() == threads
     gc.collect()
+
+
+def methods(owner=HTTPAdapter):
+    """What an interception replaces."""
+    return vars(owner)["send"], vars(owner)["get_connection_with_tls_context"]
 
 
 @pytest.fixture
@@ -253,6 +265,41 @@ def test_a_retry_by_status_is_the_sessions_own(fake):
             ask(session)
 
 
+class Watched(Retry):
+    slept: ClassVar[list[object]] = []
+
+    def sleep(self, response=None):
+        self.slept.append(self.get_backoff_time())
+
+
+def hours(retries, **options):
+    return retries(total=9, status_forcelist=[503], allowed_methods=None, backoff_factor=600, **options)
+
+
+def test_backoff_takes_no_time_where_time_is_virtual(fake):
+    fake.reply(Reply.error(503, retry_after=3600)).reply(Reply.error(503), times=2).reply("at last")
+    begun = time.monotonic()
+    with requests.Session() as session:
+        session.mount("https://", fake.adapter(max_retries=hours(Retry)))
+        response = session.post(URL, json=CHAT)
+    assert time.monotonic() - begun < 60
+    assert response.text == "at last"
+    assert [one.status for one in response.raw.retries.history] == [503] * 3
+
+
+def test_a_sleep_that_somebody_watches_is_slept(fake, monkeypatch):
+    fake.reply(Reply.error(503), times=3).reply("at last").reply(Reply.error(503), times=2).reply("at last")
+    slept = []
+    with requests.Session() as session:
+        session.mount("https://", fake.adapter(max_retries=hours(Watched)))
+        assert session.post(URL, json=CHAT).text == "at last"
+        monkeypatch.setattr(time, "sleep", slept.append)
+        session.mount("https://", fake.adapter(max_retries=hours(Retry, backoff_max=900)))
+        assert session.post(URL, json=CHAT).text == "at last"
+    assert len(Watched.slept) == 3
+    assert slept == [900]
+
+
 def test_a_retry_by_failed_connections_is_the_sessions_own(fake):
     fake.reply(Reply.no_answer("refused"), times=3).reply("at last").reply(
         Reply.no_answer("refused"), times=4
@@ -308,6 +355,28 @@ def test_the_errors_name_urllib3s_own_classes(fake, session):
         requests.exceptions.ReadTimeout, match=r"^HTTPSConnectionPool\(host='chat.aivvm.com', port=443\)"
     ):
         session.get(URL, timeout=1)
+
+
+def test_a_copy_of_a_session_asks_the_same_fake_over_its_own_connections(fake):
+    fake.reply(Reply.error(503)).reply("a").reply("b").reply("c")
+    retries = retrying(total=1, status_forcelist=[503])
+    with requests.Session() as session:
+        session.mount("https://", fake.adapter(max_retries=retries))
+        with copy.deepcopy(session) as other, closing(copy.copy(session.get_adapter(URL))) as third:
+            assert ask(other).text == "a"
+            assert ask(session).text == "b"
+            assert type(other.get_adapter(URL)) is type(session.get_adapter(URL))
+            assert third.send(requests.Request("POST", URL, json=CHAT).prepare()).text == "c"
+            pools = [
+                one.get_connection_with_tls_context(requests.Request("GET", URL).prepare(), True)
+                for one in (other.get_adapter(URL), session.get_adapter(URL), third)
+            ]
+            assert len(set(map(id, pools))) == 3
+
+
+def test_a_session_with_a_fake_cannot_be_pickled_and_says_what_to_do(session):
+    with pytest.raises(TypeError, match=r"cannot be pickled.* mount another one .*fake\.server\(\)"):
+        pickle.dumps(session)
 
 
 # Time and endings
@@ -523,11 +592,7 @@ def test_the_users_pool_is_as_large_and_as_strict_as_the_user_said(fake):
     with fake.intercepting_requests(), requests.Session() as session:
         session.mount("https://", HTTPAdapter(pool_maxsize=1, pool_block=True))
         held = ask(session)
-        pool = (
-            adapter_module._active[0]
-            .divert(session.get_adapter(URL))
-            .get_connection_with_tls_context(held.request)
-        )
+        pool = session.get_adapter(URL).get_connection_with_tls_context(held.request, True)
         assert (pool.pool.maxsize, pool.block, pool.pool.qsize()) == (1, True, 0)
         assert held.text == ask(session).text
         assert pool.num_connections == 1
@@ -562,6 +627,11 @@ def test_adapters_that_are_not_https_own_are_left_alone(fake):
         (["[::1]:3000"], "http://[::1]:3000/api/chat"),
         (["bücher.example"], "https://bücher.example/api/chat"),
         (["chat.aivvm.com"], "https://user:password@chat.aivvm.com/api/chat"),
+        (["*.aivvm.com"], URL),
+        (["*.Aivvm.com."], "https://a.b.aivvm.com/api/chat"),
+        (["*.bücher.example"], "https://neue.bücher.example/api/chat"),
+        (["*.aivvm.com:8443"], "https://chat.aivvm.com:8443/api/chat"),
+        (["*:8443"], "https://chat.aivvm.com:8443/api/chat"),
     ],
 )
 def test_a_host_is_meant_by_name_with_or_without_a_port(fake, hosts, url):
@@ -576,6 +646,10 @@ def test_a_host_is_meant_by_name_with_or_without_a_port(fake, hosts, url):
         (["chat.aivvm.com:443"], "http://chat.aivvm.com/"),
         (["aivvm.com"], URL),
         (["[::1]:3000"], "http://[::1]:3001/"),
+        (["*.aivvm.com"], "https://aivvm.com/"),
+        (["*.aivvm.com"], "https://chat-aivvm.com/"),
+        (["*.aivvm.com:80"], URL),
+        (["*:80"], URL),
     ],
 )
 def test_every_other_host_is_blocked(fake, hosts, url):
@@ -584,11 +658,16 @@ def test_every_other_host_is_blocked(fake, hosts, url):
 
 
 @pytest.mark.parametrize(
-    "host", ["https://chat.aivvm.com", "chat.aivvm.com/api", "", "host:port", "host:99999", ":80"]
+    "host",
+    [
+        *["https://chat.aivvm.com", "chat.aivvm.com/api", "", "host:port", "host:99999", ":80"],
+        *["**", "*aivvm.com", "*.*.com", "chat.*.com", "chat.*", "*.aivvm*"],
+    ],
 )
 def test_what_is_no_host_is_refused(fake, host):
     with pytest.raises(
-        ValueError, match=r"hosts takes hosts as name, name:port or \*, such as 'chat.aivvm.com', but"
+        ValueError,
+        match=r"hosts takes hosts as name, name:port, \*\.name or \*, such as 'chat.aivvm.com', but",
     ):
         fake.intercepting_requests(host)
     with pytest.raises(ValueError, match="allow takes hosts as"):
@@ -646,6 +725,17 @@ def test_an_allowed_host_goes_where_it_went_before(fake):
             assert requests.get(server.url).text == "by the narrower name"
 
 
+def test_the_narrowest_name_counts(fake):
+    with pytest.raises(UnmatchedRequest), fake.intercepting_requests("*.example"):
+        requests.get("https://example/")
+    anything(fake, *"ab")
+    with fake.intercepting_requests("*.a.example", "b.example", "c.example:80", "*", allow=["*.example"]):
+        assert answer("https://x.a.example/") == "a"
+        assert answer("https://b.example/") == "b"
+        allowed = ["https://a.example/", "https://x.b.example/", "https://c.example/"]
+        assert [adapter_module._answering("GET", url) for url in allowed] == [None] * 3
+
+
 # What an interception says when it is left
 
 
@@ -659,6 +749,15 @@ def test_leaving_raises_what_the_code_has_swallowed(fake):
     for kind, read in swallowed.items():
         with pytest.raises(kind), fake.intercepting_requests(must_be_asked=False), suppress(kind):
             read()
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_failure_that_is_expected_is_caught_around_the_whole_block(fake, swallows):
+    code = suppress(UnmatchedRequest) if swallows else nullcontext()
+    with pytest.raises(UnmatchedRequest, match="is not among"), fake.intercepting_requests(), code:
+        requests.get("https://other.example/")
+    with fake.intercepting_requests():
+        assert ask().text == "Hello, big world"
 
 
 def test_leaving_says_that_nothing_came(fake):
@@ -786,6 +885,162 @@ def test_a_thread_of_the_code_under_test_is_intercepted(fake):
 # With others who replace `HTTPAdapter.send`
 
 
+@contextmanager
+def wrapped(seen, *, name="send", owner=HTTPAdapter, like=functools.wraps):
+    """As a library does that adds something to every request."""
+    original = getattr(owner, name)
+
+    @like(original)
+    def wrapper(self, request, *args, **options):
+        seen.append((self, request.url, options.get("timeout")))
+        if name == "send":
+            options["timeout"] = options.get("timeout") or 7
+        return original(self, request, *args, **options)
+
+    with mock.patch.object(owner, name, wrapper):
+        yield
+
+
+@pytest.mark.parametrize("like", [functools.wraps, lambda original: lambda function: function])
+def test_what_was_wrapped_around_sending_before_is_called_with_the_users_adapter(fake, like):
+    fake.reply(Reply.of("a", wait(8), "b"))
+    seen = []
+    with wrapped(seen, like=like), fake.intercepting_requests(), requests.Session() as session:
+        assert [type(error) for error in played(session)[1:]] == [requests.exceptions.ConnectionError]
+        assert seen == [(session.get_adapter(URL), URL, None)]
+    assert fake.clock.furthest == 7
+
+
+def test_what_was_wrapped_around_connecting_before_is_asked_for_allowed_hosts_only(fake):
+    seen = []
+    (other,) = named_fakes("over the network")
+    connecting = wrapped(seen, name="get_connection_with_tls_context")
+    with other.server() as server, connecting, fake.intercepting_requests(allow=["127.0.0.1"]):
+        assert ask().text == "Hello, big world"
+        assert answer(server.url) == "over the network"
+        assert [url for _, url, _ in seen] == [f"{server.url}/"]
+
+
+def test_what_is_wrapped_around_responses_is_passed_as_well(fake):
+    seen = []
+    with responses.RequestsMock(assert_all_requests_are_fired=False), wrapped(seen):
+        with fake.intercepting_requests():
+            assert ask().text == "Hello, big world"
+        # on top of one that passes `responses` by itself
+        other = FakeAivvm().intercepting_requests("a.example", must_be_asked=False)
+        with other, wrapped(seen), fake.intercepting_requests():
+            assert ask().text == "Hello, big world"
+    assert [url for _, url, _ in seen] == [URL]
+
+
+def test_what_answers_by_itself_is_named_as_a_possible_reason(fake):
+    canned = requests.Response()
+
+    def send(self, request, **options):
+        return canned
+
+    with (
+        mock.patch.object(HTTPAdapter, "send", send),
+        pytest.raises(SetupFailure, match="answered in the fake's place"),
+        fake.intercepting_requests(),
+    ):
+        assert ask() is canned
+
+
+def test_the_methods_stay_functions_with_their_signatures(fake):
+    signatures = [inspect.signature(method) for method in methods()]
+    with fake.intercepting_requests(must_be_asked=False):
+        assert all(map(inspect.isfunction, methods()))
+        assert [inspect.signature(method) for method in methods()] == signatures
+        assert [method.__qualname__ for method in methods()] == [
+            "HTTPAdapter.send",
+            "HTTPAdapter.get_connection_with_tls_context",
+        ]
+        spec = mock.create_autospec(HTTPAdapter)
+        assert list(inspect.signature(spec.send).parameters) == list(signatures[0].parameters)[1:]
+        assert pickle.loads(pickle.dumps(HTTPAdapter.send)) is HTTPAdapter.send
+
+
+def test_a_session_can_be_copied_and_pickled_while_it_is_intercepted(fake):
+    with fake.intercepting_requests(), requests.Session() as session:
+        assert ask(session).text == "Hello, big world"
+        for other in (copy.deepcopy(session), pickle.loads(pickle.dumps(session))):
+            with other:
+                assert ask(other).text == "Hello, big world"
+    assert len(fake.calls) == 3
+
+
+class Alone(HTTPAdapter):
+    """Connections of its own, as for a socket in the file system."""
+
+    def get_connection_with_tls_context(self, *args, **options):
+        return self.poolmanager.connection_from_url("http://127.0.0.1:9")
+
+
+class Adding(HTTPAdapter):
+    """Everybody's connections, with something to them."""
+
+    def get_connection_with_tls_context(self, *args, **options):
+        pool = super().get_connection_with_tls_context(*args, **options)
+        pool.headers["X-Added"] = "by the adapter"
+        return pool
+
+
+@pytest.mark.parametrize("kind", [Alone, Adding])
+def test_an_adapter_with_another_way_to_connections_is_led_to_the_fake_too(fake, kind):
+    class Inheriting(kind):
+        pass
+
+    original = vars(kind)["get_connection_with_tls_context"]
+    with fake.intercepting_requests("a.example"):
+        for adapter in (kind(), Inheriting(), kind()):
+            with fake.intercepting_requests(), requests.Session() as session:
+                session.mount("https://", adapter)
+                assert ask(session).text == "Hello, big world"
+                assert ask(session).text == "Hello, big world"
+                pool = session.get_adapter(URL).get_connection_with_tls_context(
+                    requests.Request("GET", URL).prepare(), True
+                )
+                assert pool.headers == ({"X-Added": "by the adapter"} if kind is Adding else {})
+        with requests.Session() as session:
+            session.mount("https://", kind())
+            with pytest.raises(UnmatchedRequest):
+                ask(session)
+        assert vars(kind)["get_connection_with_tls_context"] is original
+        anything(fake, "outer")
+        assert answer("https://a.example/") == "outer"
+        adapter_module._active[-1].network.failure = None
+
+
+def test_what_the_fake_answers_can_be_recorded(fake, tmp_path):
+    fake.reply("a", times=2)
+    with fake.intercepting_requests(), requests.Session() as session:
+        session.mount("https://", RecordingAdapter(tmp_path / "one.jsonl"))
+        assert [ask(session).text, ask(session).text] == ["a", "a"]
+    assert [exchange.reply.body for exchange in Recording.load(tmp_path / "one.jsonl")] == [b"a", b"a"]
+
+
+def test_what_a_requests_mock_lets_through_is_answered_or_blocked(fake):
+    (other,) = named_fakes("over the network")
+    with other.server() as server, fake.intercepting_requests(allow=["127.0.0.1"]) as entered:
+        with responses.RequestsMock() as rsps:
+            rsps.add_passthru("http")
+            rsps.get("https://mocked.example/", body="mocked")
+            assert ask().text == "Hello, big world"
+            assert answer("https://mocked.example/") == "mocked"
+            assert answer(server.url) == "over the network"
+            with pytest.raises(UnmatchedRequest) as caught:
+                answer("https://other.example/")
+        with responses.RequestsMock() as rsps:
+            rsps.add(responses.PassthroughResponse("POST", URL))
+            assert ask().text == "Hello, big world"
+            assert len(rsps.calls) == 1
+        with pytest.raises(UnmatchedRequest):
+            entered.assert_all_played()
+        assert adapter_module._active[0].network.failure is caught.value
+        adapter_module._active[0].network.failure = None
+
+
 def test_inside_a_requests_mock_the_interception_comes_first(fake):
     with responses.RequestsMock() as rsps:
         rsps.get("https://mocked.example/", body="mocked")
@@ -833,6 +1088,40 @@ def test_what_others_have_put_on_top_stays_there(fake):
     assert HTTPAdapter.send is original
 
 
+def test_what_is_left_behind_only_calls_on_and_is_taken_away_at_the_next_chance(fake):
+    original = methods()
+    (network,) = named_fakes("over the network")
+    outer, inner = FakeAivvm(), FakeAivvm()
+    with network.server() as server:
+        one, other = [mine.intercepting_requests(must_be_asked=False) for mine in (outer, inner)]
+        rsps = responses.RequestsMock()
+        one.__enter__()
+        rsps.start()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert ask().text == "Hello, big world"
+        other.__exit__(None, None, None)
+        rsps.stop()  # puts back what it found, which nobody uses any more
+        assert methods()[0] is not original[0]
+        assert methods()[1] is original[1]
+        assert answer(server.url) == "over the network"
+        with fake.intercepting_requests(allow=["127.0.0.1"], must_be_asked=False):
+            assert answer(server.url) == "over the network"
+    assert methods() == original
+    assert (len(outer.calls), len(inner.calls)) == (0, 1)
+
+
+def test_what_was_underneath_may_go_first(fake):
+    rsps = responses.RequestsMock()
+    rsps.start()
+    with fake.intercepting_requests():
+        rsps.stop()  # takes the stand-in for sending away; the one for connections is there
+        assert ask().text == "Hello, big world"
+        with pytest.raises(UnmatchedRequest):
+            answer("https://other.example/")
+        adapter_module._active[0].network.failure = None
+
+
 def test_a_plain_mock_is_still_called_as_a_plain_mock(fake):
     with mock.patch.object(HTTPAdapter, "send", return_value=requests.Response()) as send:
         with fake.intercepting_requests(allow=["mocked.example"]):
@@ -854,6 +1143,29 @@ def test_a_transport_with_the_users_session_works(fake, session):
             "gpt-4", [{"role": "user", "content": "a few words"}]
         )
         assert list(answer) == ["a", " few", " words"]
+
+
+def test_what_kept_a_stand_in_for_ever_is_none_the_worse():
+    code = f"""
+import requests
+from aivvm_testing import FakeAivvm
+network, fake = FakeAivvm(), FakeAivvm()
+with network.server() as server:
+    with fake.intercepting_requests():
+        import responses  # which takes what it finds for the real one
+        print(requests.post("{URL}", json={CHAT!r}).text)
+    with responses.RequestsMock() as rsps:
+        rsps.add_passthru(server.url)
+        print(requests.post(server.url + "/api/chat", json={CHAT!r}).text, len(network.calls))
+        with fake.intercepting_requests("127.0.0.1"):
+            print(requests.post(server.url + "/api/chat", json={CHAT!r}).text, len(fake.calls))
+        print(len(network.calls))
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    answer = "Hello, big world"
+    assert (run.stdout.splitlines(), run.stderr) == ([answer, f"{answer} 1", f"{answer} 2", "1"], "")
 
 
 @pytest.mark.parametrize("first", ["responses", "aivvm_testing.replay.adapter"])

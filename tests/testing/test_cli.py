@@ -19,8 +19,9 @@ import requests
 
 from aivvm import RequestsTransport, Response
 from aivvm.payload import build_request
-from aivvm_testing import Exchange, FakeAivvm, Recording, Reply, cli, demo, faults, fixtures, wait
+from aivvm_testing import Exchange, FakeAivvm, Recording, Reply, demo, faults, fixtures, wait
 from aivvm_testing.cli import main
+from aivvm_testing.verbs import lines
 
 CHUNKED = {"Transfer-Encoding": "chunked"}
 
@@ -230,8 +231,8 @@ def ask(url, text="Hello", *, path="/api/chat", recorded=None, **options):
     return requests.post(f"{url}{path}", data=body, timeout=10, **options)
 
 
-def serve_here(client, *arguments):
-    """Serves in this process while `client(url)` asks in another thread; the exit status, and what was printed."""
+def serve_here(client, *arguments, verb="serve"):
+    """Serves, or records, in this process while `client(url)` asks in another thread; the exit status, and what was printed."""
     said = SimpleQueue()
 
     class Screen(io.StringIO):
@@ -248,7 +249,7 @@ def serve_here(client, *arguments):
 
     with ThreadPoolExecutor(1) as pool, redirect_stdout(Screen()) as screen:
         done = pool.submit(use)
-        status = main(["serve", *arguments])
+        status = main([verb, *arguments])
     done.result()
     return status, screen.getvalue().partition("\n")[2]
 
@@ -358,7 +359,7 @@ def test_serve_fails_in_the_end_when_a_request_was_unmatched(as_json, capsys):
 
 
 def test_serve_drops_lines_that_nobody_reads_and_says_so(monkeypatch):
-    monkeypatch.setattr(cli, "_MOST_WAITING", 0)
+    monkeypatch.setattr(lines, "MOST_WAITING", 0)
     status, printed = serve_here(lambda url: flood(url, 50))
     assert (status, printed) == (0, "\n50 requests came (50 lines dropped: nobody read them)\n")
 
@@ -529,7 +530,7 @@ def test_recover_makes_a_recording_of_what_a_killed_recorder_left(tmp_path, caps
     assert [exchange.reply.body for exchange in Recording.load(path)] == [b"one", b"one"]
     assert Recording.load(path)[1].reply.ending.kind == "unfinished"
     assert main(["recover", str(path)]) == 1
-    assert "No such file" in capsys.readouterr().err
+    assert "no recorder of" in capsys.readouterr().err
 
 
 def test_serve_ends_when_nobody_reads_what_it_prints():
@@ -540,3 +541,24 @@ def test_serve_ends_when_nobody_reads_what_it_prints():
                 session.post(f"{url}/api/models", json={}, timeout=10)
         process.terminate()
         assert process.wait(10) == 130
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_serve_shows_no_secret_that_somebody_asks_about(as_json, capsys):
+    key = "sk-proj-Zq81xWvU7yTtAbCd"
+    words = [f"{'a ' * n}{key}{' b' * 100}" for n in range(0, 60, 3)]
+
+    def client(url):
+        for text in words:
+            ask(url, text)
+        ask(url, "fine", path=f"/api/chat?key={key}&x={key}")
+
+    options = ["--json"][: int(as_json)]
+    told = []
+    for answers, expected in (["split_emoji_4ways"], 1), (["--reply", "Hello"], 0):
+        status, printed = serve_here(client, *answers, *options)
+        told.append(printed + capsys.readouterr().err)
+        assert status == expected
+        assert told[-1].count("/api/chat") > len(words)
+    for n in range(4, len(key) - 8):
+        assert key[n : n + 8] not in "".join(told)

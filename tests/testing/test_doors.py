@@ -16,7 +16,7 @@ import requests
 from aivvm.decoding import BoundarySafeDecoder
 from aivvm_testing import FakeAivvm, ReadPastRecording, Reply, faults, fixtures
 from aivvm_testing.faults import Fault
-from aivvm_testing.replay import server as server_module
+from aivvm_testing.replay import loop as loop_module
 from aivvm_testing.wire import body_framing
 
 SIZES = (None, 1, 4096)
@@ -175,7 +175,7 @@ for _name, _stream in STREAMS.items():
 def test_the_same_reply_is_the_same_to_a_requests_client_through_doors_2_3_and_4(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_GRACE", 0.01)  # for a reader that is meant to stay too long
+    monkeypatch.setattr(loop_module, "_GRACE", 0.01)  # for a reader that is meant to stay too long
     whole = STREAMS[name]
     cases = [
         (case, reply, size)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import socket
 import threading
+from functools import partial
 
 import pytest
 import requests
@@ -14,12 +17,14 @@ from hypothesis import strategies as st
 from aivvm import Aivvm
 from aivvm.errors import Interrupted, TimedOut
 from aivvm.payload import build_request
-from aivvm.transport import Request
+from aivvm.transport import Headers, Request
 from aivvm_testing import faults, fixtures
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import Chunk, Ending, Head, Reply, wait
+from aivvm_testing.rules import Conditions
+from aivvm_testing.wire import Refusal
 
 HELLO = [{"role": "user", "content": "Hello, world"}]
 
@@ -109,7 +114,7 @@ def test_what_was_not_played_is_listed():
     with pytest.raises(UnplayedReplies) as caught:
         fake.assert_all_played()
     message = str(caught.value)
-    assert message.startswith("3 not played (1 request came):")
+    assert message.startswith("5 not played (1 request came):")  # one of them thrice
     assert "in the queue: Reply.of('one'" in message
     assert "(3 times)" in message
     assert "for on(model='gpt-4-32k'): Reply.of('nor this'" in message
@@ -235,8 +240,9 @@ def test_a_miss_explains_itself():
     with pytest.raises(UnmatchedRequest) as caught:
         ask(fake, "Goodbye, world")
     message = str(caught.value)
-    assert "0 of 1 exchanges played, matched on method, path, json." in message
-    assert "Nearest: exchange 0, which differs in json:" in message
+    assert "0 of 1 exchange played, matched on method, path, json." in message
+    assert "Nearest: exchange 0 (" in message
+    assert ", which differs in json:" in message
     assert '-   "content": "Hello, world",' in message
     assert '+   "content": "Goodbye, world",' in message
     assert "To fix it: 1." in message
@@ -312,7 +318,8 @@ def test_a_rule_that_does_not_fit_says_why():
         ask(fake, "Hello")
     message = str(caught.value)
     lines = [line.strip() for line in message.splitlines()]
-    rules = dict(zip(lines[2:-3:2], lines[3:-3:2], strict=False))
+    assert lines[1:3] == ["Nothing is scripted but rules.", "None of 6 rules answers it:"]
+    rules = dict(zip(lines[3:-3:2], lines[4:-3:2], strict=False))
     assert rules["nearest rule: on(model='gpt-4'), 0 of 0 given"].startswith("it fits, and has nothing left")
     assert rules["rule: on(model='gpt4'), 0 of 1 given"] == "model: expected 'gpt4', but got 'gpt-4'"
     assert (
@@ -471,7 +478,10 @@ def test_a_fault_without_an_answer_is_not_used_up():
     fake.on(contains="Bye").fault(cut)
     with pytest.raises(UnmatchedRequest, match="it fits, and has a fault but no answer to do it to"):
         ask(fake, "Bye")
-    assert "for on(contains='Bye')" in "".join(fake._rules[1].left())
+    with pytest.raises(UnmatchedRequest):  # and is left over, which the error comes before
+        fake.assert_all_played()
+    ((times, line),) = fake._rules[1].left()
+    assert (times, line[:23]) == (1, "for on(contains='Bye'):")
 
 
 def test_a_miss_is_explained_in_time_that_no_recording_stretches():
@@ -508,6 +518,28 @@ def test_faults_apply_to_the_echo_which_stays():
     with pytest.raises(Interrupted):
         ask(fake, "a b")
     assert ask(fake, "a b") == "a b"
+
+
+def test_a_fault_is_done_to_the_answers_of_requests_that_fit():
+    fake = FakeAivvm()
+    fake.fault(cut, times=2, model="gpt-4", contains="count")
+    assert ask(fake, "count", model="gpt-3.5-turbo") == "count"
+    assert ask(fake, "Hello") == "Hello"
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            ask(fake, "count a b")
+    assert ask(fake, "count a b") == "count a b"
+    fake.assert_all_played()
+
+
+def test_a_fault_that_cannot_be_scripted_leaves_no_rule():
+    fake = FakeAivvm()
+    with pytest.raises(TypeError, match="a fault is a callable"):
+        fake.fault("cut")
+    with pytest.raises(ValueError, match="times is a whole number"):
+        fake.fault(cut, times=0)
+    assert ask(fake) == "Hello"
+    fake.assert_all_played()
 
 
 def test_a_fault_that_was_never_done_is_left_over():
@@ -616,6 +648,281 @@ def test_a_client_that_takes_nothing_has_closed_the_answer():
     fake.transport().send(chat(), timeout=None).close()
     assert fake.calls[0].closed
     assert fake.calls[0].chunks_taken == 0
+
+
+URL = "http://Fake.invalid:80/api/chat?b=2&a=1&a=3&token=s3cret-value"
+BODY = '{"model": "gpt-4", "messages": [], "say": "café", "key": "s3cret-value"}'
+FITTING = {
+    "host": ["fake.invalid", "FAKE.invalid", "fake.invalid:80", "fake.invalid."],
+    "url": [URL, URL.replace(":80", ""), URL.lower() + "#top"],
+    "query": [
+        "b=2&a=1&a=3&token=s3cret-value",
+        {"b": "2"},
+        {"a": ["1", "3"], "b": ("2",)},
+        {"token": "s3cret-value"},
+        {},
+    ],
+    "path": ["/api/chat"],
+    "method": ["put", "PUT"],
+    "body": [BODY, BODY.encode()],
+    "headers": [{"x-a": "1"}],
+}
+MISFITTING = {
+    "host": ["fake", "fake.invalid:81", "[::1]", "::1", "bücher.example"],
+    "url": [
+        "http://fake.invalid/api/chat",
+        URL.replace("http:", "https:"),
+        URL.replace("b=2", "b=3"),
+        "http://[::1]:5",
+    ],
+    "query": ["", "b=2", {"b": "3"}, {"a": "1"}, {"a": ["3", "1"]}, {"c": ""}, {"token": "somebody-else"}],
+    "path": ["/api", "/api/chat/"],
+    "method": ["POST"],
+    "body": [b"", BODY.replace("é", "e"), BODY + " ", BODY.encode("latin-1")],
+    "headers": [{"x-a": "2"}, {"x-b": "1"}],
+}
+
+
+def put():
+    return Request("PUT", URL, Headers([("X-A", "1")]), BODY.encode())
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in FITTING for value in FITTING[name]])
+def test_a_condition_that_fits_is_answered(name, value):
+    fake = FakeAivvm()
+    fake.on(**{name: value}).reply("yes")
+    assert fake.answer(put()).reply.body == b"yes"
+    assert fake.assert_called_once_with(**{name: value}) is fake.assert_any_call(**{name: value})
+    fake.assert_all_played()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in MISFITTING for value in MISFITTING[name]]
+)
+def test_a_condition_that_does_not_fit_says_how_and_tells_no_secret(name, value):
+    fake = FakeAivvm()
+    fake.on(**{name: value}).reply("no")
+    with pytest.raises(UnmatchedRequest) as caught:
+        fake.answer(put())
+    where = rf"{name}(\[|:)" if name != "headers" else "header x-"
+    assert re.search(rf"\n +{where}", str(caught.value))
+    with pytest.raises(AssertionError, match=where) as again:
+        fake.assert_any_call(**{name: value})
+    for message in (str(caught.value), str(again.value)):
+        assert "s3cret" not in message
+        assert "somebody-else" not in message
+
+
+def test_secrets_that_alone_differ_are_not_shown():
+    body = BODY.replace("s3cret-value", "9876543210").encode()
+    fake = FakeAivvm()
+    fake.on(url="http://h/api/chat?token=0123456789").reply("no")
+    fake.on(query="token=0123456789").reply("no")
+    fake.on(body=body.replace(b"9876543210", b"0123456789")).reply("no")
+    with pytest.raises(UnmatchedRequest) as caught:
+        fake.answer(Request("POST", "http://h/api/chat?token=9876543210", Headers(), body))
+    assert str(caught.value).count("it differs in what is not shown") == 3
+    assert not re.search("0123456789|9876543210", str(caught.value))
+
+
+def test_a_request_to_no_url_at_all_fits_no_url():
+    fake = FakeAivvm()
+    fake.on(url="http://h/").reply("no")
+    fake.on(host="h").reply("no")
+    with pytest.raises(UnmatchedRequest, match="url: expected 'http://h/', but got 'http://h:port/api/chat'"):
+        fake.answer(Request("GET", "http://h:port/api/chat", body=BODY.encode()))
+
+
+WRONG = [
+    (
+        {"host": "https://chat.aivvm.com"},
+        ValueError,
+        "host is a name, or name:port, such as 'chat.aivvm.com'",
+    ),
+    ({"host": "a:b"}, ValueError, "host is a name"),
+    ({"host": ""}, ValueError, "host is a name"),
+    ({"host": "me@there"}, ValueError, "host is a name"),
+    ({"host": 1}, TypeError, r"host is text, but got 1 \(int\)"),
+    ({"url": "/api/chat"}, ValueError, "url is a whole one, such as 'https://"),
+    ({"url": "http://"}, ValueError, "url is a whole one"),
+    ({"url": b"http://h/"}, TypeError, "url is text"),
+    ({"query": "?a=b"}, ValueError, "query is written without its question mark"),
+    ({"query": {"a": 1}}, TypeError, "query has text, or a list of texts, under each name"),
+    ({"query": {"a": []}}, TypeError, "query has text"),
+    ({"query": 5}, TypeError, "query is a mapping"),
+    (
+        {"body": {"a": 1}},
+        TypeError,
+        "body is bytes or text, all of it, but got .*; for a part of JSON say json=",
+    ),
+    ({"path": "api/chat"}, ValueError, "path begins with / and has no query"),
+    ({"path": "/a?b"}, ValueError, "path begins with / and has no query"),
+    ({"method": 5}, TypeError, "method is text"),
+    ({"model": {"id": "gpt-4"}}, TypeError, "model is text"),
+    ({"contains": b"a"}, TypeError, "contains is text"),
+    ({"headers": {"a": 1}}, TypeError, "headers has text under each name"),
+    ({"headers": "a: b"}, TypeError, "headers is a mapping"),
+    ({"json": [1]}, TypeError, "json is a mapping"),
+    ({"modle": "gpt-4"}, TypeError, "there is no condition modle='gpt-4': did you mean model="),
+    ({"zzz": 1}, TypeError, r"there is no condition zzz=1 \(int\): there are model, contains, "),
+]
+
+
+@pytest.mark.parametrize(("wanted", "error", "match"), WRONG)
+def test_a_condition_that_cannot_be_is_refused_at_the_call(wanted, error, match):
+    fake = FakeAivvm()
+    for method in (fake.on, partial(fake.fault, cut), fake.assert_any_call, fake.assert_called_once_with):
+        with pytest.raises(error, match=match):
+            method(**wanted)
+    assert fake._rules == []
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error", "match"),
+    [
+        (["weather"], {}, TypeError, "a condition is a callable, or names as in contains='weather'"),
+        ([], {"nth": 0}, ValueError, "nth counts the requests that fit from 1, but got 0"),
+        ([], {"nth": 1.5}, ValueError, "nth counts the requests that fit from 1, but got 1.5"),
+        ([], {"probability": 2}, ValueError, "a probability is 0 to 1, but got 2"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused_at_the_call(args, options, error, match):
+    fake = FakeAivvm()
+    with pytest.raises(error, match=match):
+        fake.on(*args, **options)
+    assert fake._rules == []
+
+
+def test_a_step_that_would_never_come_is_refused():
+    fake = FakeAivvm()
+    with pytest.raises(ValueError, match="times=2 or forever=True, not both"):
+        fake.reply("a", times=2, forever=True)
+    fake.reply("a", forever=True)
+    with pytest.raises(ValueError, match="this would never come"):
+        fake.reply("b")
+    assert ask(fake) == "a"
+
+
+def test_of_many_calls_the_last_are_shown():
+    fake = FakeAivvm()
+    for n in range(25):
+        ask(fake, f"question {n}")
+    with pytest.raises(AssertionError, match="expected no request, but 25 came:") as caught:
+        fake.assert_not_called()
+    lines = str(caught.value).splitlines()
+    assert (lines[1], len(lines)) == ("  ... 5 earlier ones", 22)
+    assert "question 24" in lines[-1]
+
+
+def test_conditions_that_are_none_ask_for_nothing():
+    with pytest.raises(ValueError, match="needs something to go by"):
+        FakeAivvm().on(**dict.fromkeys(Conditions.__annotations__))
+
+
+@pytest.mark.parametrize("method", ["on", "fault", "assert_called_once_with", "assert_any_call"])
+def test_each_condition_is_in_the_signature(method):
+    shown = inspect.signature(getattr(FakeAivvm(), method)).parameters
+    assert [name for name in shown if name in Conditions.__annotations__] == list(Conditions.__annotations__)
+    assert {shown[name].kind for name in Conditions.__annotations__} == {inspect.Parameter.KEYWORD_ONLY}
+    assert not [one for one in shown.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    for name in Conditions.__annotations__:
+        assert f"`{name}`" in FakeAivvm.on.__doc__
+
+
+@pytest.mark.parametrize("rest", [{"times": 3}, {"forever": True}, {"times": 2, "forever": True}])
+def test_the_nth_request_is_one(rest):
+    fake = FakeAivvm()
+    rule = fake.on(model="gpt-4", nth=2)
+    why = r"on\(model='gpt-4', nth=2\) is for one request, so it is not given .*: for another one make another rule"
+    with pytest.raises(ValueError, match=why):
+        rule.reply("x", **rest)
+    with pytest.raises(ValueError, match=why):
+        rule.fault(cut, **rest)
+    rule.reply("x")
+    for more in (rule.reply, rule.fault):
+        with pytest.raises(ValueError, match=r"it has its step already: .* fake\.on\(nth=3, \.\.\.\)"):
+            more(cut)
+    assert [ask(FakeAivvm()), len(fake._rules)] == ["Hello", 1]
+
+
+@pytest.mark.parametrize("kind", faults.CATALOGUE.values(), ids=lambda kind: kind.name)
+def test_a_fault_that_was_not_made_is_refused_at_the_call(kind):
+    fake = FakeAivvm()
+    for script in (fake.fault, fake.on(model="gpt-4").fault):
+        with pytest.raises(TypeError, match=rf"makes a fault: did you mean faults\.{kind.name}\(\)\?"):
+            script(getattr(faults, kind.name))
+
+
+@pytest.mark.parametrize("wrong", ["cut", None, faults.Fault, Reply.of("a")])
+def test_only_faults_can_be_done(wrong):
+    with pytest.raises(TypeError, match=r"a fault is a callable, such as faults\.cut\(after=3\), but got"):
+        FakeAivvm().fault(wrong)
+
+
+def test_what_is_left_is_counted_by_how_often_it_was_to_come():
+    fake = FakeAivvm()
+    fake.reply("a", times=3).fault(cut, times=4)
+    fake.on(model="gpt-4")
+    with pytest.raises(UnplayedReplies, match=r"^8 not played \(0 requests came\):"):
+        fake.assert_all_played()
+
+
+def test_a_miss_says_what_is_scripted():
+    def said(fake):
+        with pytest.raises(UnmatchedRequest) as caught:
+            ask(fake)
+        return str(caught.value).splitlines()[1:3]
+
+    only_a_rule, both, queue = FakeAivvm(), FakeAivvm(), FakeAivvm()
+    only_a_rule.on(model="x").reply("a")
+    assert said(only_a_rule) == ["Nothing is scripted but rules.", "The only rule does not answer it:"]
+    both.reply("a").on(model="x").reply("a")
+    both.on(model="y").reply("b")
+    ask(both)
+    assert said(both) == [
+        "The queue is empty: 1 of 1 scripted replies were given.",
+        "None of 2 rules answers it:",
+    ]
+    queue.reply("a", times=2)
+    assert [ask(queue), ask(queue)] == ["a", "a"]
+    assert said(queue)[0] == "The queue is empty: 2 of 2 scripted replies were given."
+
+
+def test_what_a_server_refused_is_no_call_and_is_mentioned_where_one_is_missed():
+    fake = FakeAivvm()
+    fake.reply("a")
+    with fake.server() as server:
+        for sent in (b"\x1b[2J\r\n", b"GET /?token=s3cret-value HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+                sock.sendall(sent)
+                assert sock.recv(13) == b"HTTP/1.1 400 "
+                while sock.recv(999):
+                    pass
+        assert [one.status for one in fake.refusals] == [400, 400]
+    fake.assert_not_called()
+    said = [
+        "  2 more requests were refused by a server, and not counted:",
+        r"    a request begins with its method, but came b'\x1b[2J\r\n' (400)",
+    ]
+    for failing in (fake.assert_called_once_with, fake.assert_any_call, fake.assert_all_played):
+        with pytest.raises(AssertionError) as caught:
+            failing()
+        message = str(caught.value)
+        assert [line for line in message.splitlines() if line in said] == said
+        assert re.search(
+            r"GET http://127.0.0.1:\d+/\?token=.*: a request has one Host field, but got 0 \(400\)", message
+        )
+        assert "s3cret" not in message
+    ask(fake)
+    assert fake.assert_called_once_with() is fake.calls[0]
+    fake.assert_all_played()
+
+
+def test_refusals_are_bounded():
+    fake = FakeAivvm()
+    for n in range(1500):
+        fake.refused(Refusal(400, str(n)))
+    assert (len(fake.refusals), fake.refusals[-1].why) == (1000, "1499")
 
 
 def test_assertions_about_calls_give_the_call_or_say_what_came():

@@ -37,6 +37,7 @@ BATCH = 1_000
 AT_ONCE = 100
 BOUND = 30.0  # seconds for one connection, on the busiest of machines
 IMPATIENT = 0.2
+SILENT = 2.0  # so long a stall goes on for a client that may have left
 
 # What is sent
 
@@ -599,7 +600,8 @@ def check(indices: Iterable[int]) -> None:
     make = scripted if cases[0].index // BATCH % 2 == 0 else FakeAivvm
     files, threads = open_files(), threading.active_count()
     fake = make()
-    server = FakeServer(fake, request_timeout=IMPATIENT) if cases[0].impatient else fake.server()
+    patience = {"request_timeout": IMPATIENT} if cases[0].impatient else {"idle_timeout": SILENT}
+    server = fake.server(**patience)
     with server:
         around = open_files()
         address = ("127.0.0.1", server.port)

@@ -21,7 +21,7 @@ from aivvm_testing import fixtures, leaks
 from aivvm_testing.errors import CorruptRecording, SecretsFound
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.journal import Journal, recover
-from aivvm_testing.leaks import Leak, check_file, find, redact_recording
+from aivvm_testing.leaks import Leak, check_file, find, redact_recording, redact_text
 from aivvm_testing.record.transport import RecordingTransport
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.redaction import Redaction
@@ -318,6 +318,60 @@ def test_a_journal_is_looked_through_while_it_is_written(tmp_path):
     journal.end(one, Ending("complete"))
     journal.finish()
     assert check_file(tmp_path / "a.jsonl") == found[::-1]
+
+
+@given(st.data(), st.booleans())
+def test_a_leak_is_in_the_line_in_which_it_begins(tmp_path_factory, data, by_name):
+    text = f'{{"password": "{"x7" * 100}", "a": 1}}' if by_name else f"the key is {KEY}, and so on"
+    begins = text.index("x7") if by_name else text.index(KEY)
+    before = data.draw(st.sampled_from([b"a", b"The quick brown fox. " * 4]))
+    many = data.draw(st.sampled_from([0, 1, 1200]))
+    chunks = [*[before] * many, *data.draw(chunkings(text.encode())), *[b"."] * data.draw(st.integers(0, 3))]
+    headers = Headers([("content-type", "application/json")])
+    path = tmp_path_factory.mktemp("leaks") / "session.jsonl"
+    Recording([Exchange(GET, Reply.of("a")), Exchange(GET, Reply.of(*chunks, headers=headers))]).save(path)
+    came, line = 0, 1 + 4 + 2
+    for chunk in chunks:
+        line += 1
+        came += len(chunk)
+        if came > len(before) * many + begins:
+            break
+    assert [leak.line for leak in check_file(path)] == [line]
+
+
+def test_leaks_of_a_long_answer_are_in_their_lines(tmp_path):
+    password = '"password": "' + "x7" * 60_000 + '"'
+    body = "".join([f"{KEY}, {'fox ' * (1750 + n)}" for n in range(20)]) + f"{{{password}}}"
+    chunks = [body[n : n + 16].encode() for n in range(0, len(body), 16)]
+    path = tmp_path / "a.jsonl"
+    headers = Headers([("content-type", "application/json")])
+    Recording([Exchange(GET, Reply.of(*chunks, headers=headers))]).save(path)
+    found = check_file(path)
+    assert len(found) == 21
+    assert [leak.line for leak in found] == [4 + leak.position // 16 for leak in found]
+
+
+def test_every_part_of_an_exchange_has_its_line(tmp_path):
+    url = "https://u:pass7word@x/"
+    request = Request("POST", url, Headers([("a", url)]), KEY.encode())
+    reply = Reply(
+        Head(200, url, Headers([("b", url)])),
+        (Chunk(b"a"), Chunk(url.encode())),
+        Ending("cut", 0.0, url.encode(), url),
+    )
+    path = tmp_path / "a.jsonl"
+    Recording([Exchange(request, reply)], note=url).save(path)
+    assert [leak.line for leak in check_file(path)] == [1, 2, 2, 2, 3, 3, 5, 6, 6]
+    assert {leak.line for leak in find(Recording.load(path))} == {0}
+    with path.open("a") as file:
+        file.write(KEY)
+    assert check_file(path)[-1].line == 7
+
+
+def test_a_line_that_is_shown_is_as_long_without_its_secrets():
+    line = f"GET https://u:pass@x/?token=abc -> {KEY}"
+    assert redact_text(line) == "GET https://REDACT@x/?token=RED -> REDACTEDREDACTEDREDACTED"
+    assert redact_text("GET https://x/ -> 200") == "GET https://x/ -> 200"
 
 
 @pytest.mark.parametrize(

@@ -1681,8 +1681,8 @@ def test_whoever_wants_to_show_what_passes_can(path: Path) -> None:
     seen = []
 
     class Showing(RecordingProxy):
-        def passed(self, request: Request, status: int | None, ending: EndingKind) -> None:
-            seen.append((request.method, request.url, status, ending))
+        def passed(self, request: Request, status: int | None, ending: EndingKind, chunks: int) -> None:
+            seen.append((request.method, request.url, status, ending, chunks))
 
     def script(connection: socket.socket) -> None:
         connection.sendall(OK if len(peer.requests) == 1 else b"")
@@ -1691,8 +1691,8 @@ def test_whoever_wants_to_show_what_passes_can(path: Path) -> None:
         ask(proxy)
         ask(proxy, b"PUT /x HTTP/1.1\r\nHost: h\r\n\r\n")
     assert seen == [
-        ("GET", f"{peer.url}/api/chat", 200, "complete"),
-        ("PUT", f"{peer.url}/x", None, "cut"),
+        ("GET", f"{peer.url}/api/chat", 200, "complete", 1),
+        ("PUT", f"{peer.url}/x", None, "cut", 0),
     ]
 
 

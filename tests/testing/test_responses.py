@@ -21,7 +21,7 @@ from urllib3.util import Retry
 from aivvm import Aivvm
 from aivvm_testing import strategies
 from aivvm_testing.clock import SystemClock, VirtualClock
-from aivvm_testing.errors import ReadPastRecording, SetupFailure, UnmatchedRequest, WouldHang
+from aivvm_testing.errors import ReadPastRecording, SetupFailure, UnmatchedRequest, UnplayedReplies, WouldHang
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.replay.responses import ReplyResponse
 from aivvm_testing.reply import Chunk, Ending, Head, Reply, wait
@@ -114,6 +114,17 @@ def test_a_fake_that_is_not_asked_was_not_fired(fake):
         pass
     with fake.responses(assert_all_requests_are_fired=False):
         pass
+
+
+def test_leaving_asks_whether_the_fake_was_asked_and_the_fake_whether_all_was_played(fake):
+    fake.reply("a", times=2)
+    with fake.responses():
+        assert ask().text == "a"
+    with fake.responses():
+        fake.reply("b")
+        assert ask().text == "a"
+    with pytest.raises(UnplayedReplies, match="1 not played"), fake, fake.responses():
+        ask("https://chat.aivvm.com/api/models")
 
 
 def test_what_is_registered_beside_it_is_answered_as_ever(fake):
@@ -263,6 +274,19 @@ def test_of_several_each_is_given_once_and_the_last_again_and_again():
         rsps.post("https://chat.aivvm.com/other", body="other")
         assert [ask().text for _ in range(5)] == ["a", "b", "c", "c", "c"]
         assert ask("https://chat.aivvm.com/other").text == "other"
+
+
+def test_a_reply_knows_how_much_of_it_was_taken():
+    with responses.RequestsMock() as rsps:
+        added = rsps.add(ReplyResponse("POST", URL, Reply.of("a", "bc", "d")))
+        with ask() as response:
+            chunks = response.iter_content(None)
+            assert [next(chunks), next(chunks)] == [b"a", b"bc"]
+        ask().close()
+        assert len(added.calls) == 2
+    assert [(call.chunks_taken, call.bytes_taken) for call in added.fake.calls] == [(2, 3), (0, 0)]
+    assert all([call.closed for call in added.fake.calls])
+    assert added.fake.requests[0].json() == CHAT
 
 
 def test_a_reply_may_be_registered_twice():

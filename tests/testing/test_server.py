@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import http.client
+import inspect
 import os
 import random
 import re
@@ -29,11 +30,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aivvm.transport import Request
+from aivvm_testing import FakeAivvm, sockets
 from aivvm_testing.call import Call
 from aivvm_testing.errors import ReadPastRecording, SetupFailure, UnmatchedRequest
-from aivvm_testing.replay import server as server_module
+from aivvm_testing.replay import loop as loop_module
 from aivvm_testing.replay.server import FakeServer
 from aivvm_testing.reply import Chunk, Ending, Head, Reply, wait
+from aivvm_testing.wire import Refusal
 
 GET = b"GET /api/chat HTTP/1.1\r\nHost: h\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
@@ -49,6 +52,7 @@ class Scripted:
         self.requests: list[Request] = []
         self.calls: list[Call] = []
         self.errors: list[SetupFailure] = []
+        self.refusals: list[Refusal] = []
         self.threads: set[threading.Thread] = set()
 
     def answer(self, request: Request) -> Call:
@@ -66,6 +70,9 @@ class Scripted:
 
     def skip_refused(self) -> None:
         del self.replies[0]
+
+    def refused(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
 
     def failed(self, error: SetupFailure) -> None:
         self.errors.append(error)
@@ -318,6 +325,45 @@ def test_a_stalled_client_may_leave():
             assert sock.recv(9)
         catch_up(server)
         assert open_files() == before
+
+
+@pytest.mark.parametrize("reply", [Reply.of("a").stall(), Reply.of("a", wait(0.02), "b").stall()])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_client_that_closed_its_half_meets_the_silence_of_a_stall(reply: Reply, waits: bool):
+    fake = Scripted(reply, Reply.of(wait(0.05), "later"))
+    with FakeServer(fake, idle_timeout=0.3) as server, connect(server) as sock:
+        began = time.monotonic()
+        sock.sendall(GET)
+        body = b"".join([b"1\r\n%b\r\n" % chunk.data for chunk in reply.chunks])
+        got = b""
+        while waits and not got.endswith(body):
+            got += sock.recv(65536)
+        sock.shutdown(socket.SHUT_WR)
+        while not got.endswith(body):
+            got += sock.recv(65536)
+        assert ask(server).endswith(b"later\r\n0\r\n\r\n")
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+        assert fake.calls[0].outcome == "played"  # nobody can tell whether it reads on
+        assert fake.calls[0].chunks_taken == len(reply.chunks)
+        sock.settimeout(10)
+        assert until_end(sock) == b""
+        assert time.monotonic() - began >= 0.3
+
+
+def test_a_stalled_client_that_resets_after_closing_its_half_is_let_go_at_once():
+    with FakeServer(Scripted(Reply.of("a").stall())) as server:
+        before = open_files()
+        with connect(server) as sock:
+            sock.sendall(GET)
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(9)
+            catch_up(server)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if LINUX:  # elsewhere nobody is told
+            catch_up(server)
+            assert open_files() == before
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -618,7 +664,7 @@ class Hours:
 @pytest.fixture
 def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
     hours = Hours()
-    monkeypatch.setattr(server_module, "monotonic", hours)
+    monkeypatch.setattr(loop_module, "monotonic", hours)
     return hours
 
 
@@ -701,10 +747,140 @@ def test_a_wait_that_no_clock_reaches_is_only_a_wait(seconds: float):
     assert fake.errors == []
 
 
+REFUSED: dict[str, tuple[bytes, int, str, tuple[str, str] | None]] = {
+    "no method": (b"\x16\x03\x01", 400, "a request begins with its method", None),
+    "no host": (b"GET /a?b=c HTTP/1.1\r\n\r\n", 400, "a request has one Host field", ("GET", "/a?b=c")),
+    "too long": (
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9999\r\n\r\n",
+        413,
+        "at most 99 bytes",
+        ("POST", "/"),
+    ),
+    "too many fields": (GET[:-2] + b"x: " + b"y" * 999, 431, "at most 999 bytes", ("GET", "/api/chat")),
+    "two lengths": (
+        GET[:-2] + b"Content-Length: 1\r\n" * 2 + b"\r\n",
+        400,
+        "one number",
+        ("GET", "/api/chat"),
+    ),
+    "bad chunk": (
+        b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        400,
+        "a chunk begins",
+        ("PUT", "/x"),
+    ),
+    "too slow": (GET[:-2], 408, "did not come within 0.1 s", ("GET", "/api/chat")),
+}
+
+
+@pytest.mark.parametrize(("sent", "status", "why", "known"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_is_told_to_the_fake_and_is_no_call(
+    sent: bytes, status: int, why: str, known: tuple[str, str] | None
+):
+    fake = Scripted(Reply.of("a"))
+    with FakeServer(fake, request_timeout=0.1, max_head=999, max_body=99) as server:
+        assert ask(server, sent).startswith(b"HTTP/1.1 %d " % status)
+    (refusal,) = fake.refusals
+    assert refusal.status == status
+    assert why in refusal.why
+    if known is None:
+        assert refusal.request is None
+    else:
+        assert refusal.request.method == known[0]
+        assert refusal.request.url.partition("//")[2].partition("/")[1:] == ("/", known[1][1:])
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("abruptly", [True, False])
+def test_a_request_that_its_client_gave_up_leaves_a_note(abruptly: bool):
+    fake = Scripted(Reply.of("a"))
+    with FakeServer(fake) as server:
+        with connect(server) as sock:
+            sock.sendall(GET + GET[:-2])
+            assert read_answer(sock)
+            catch_up(server)
+            if abruptly:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        catch_up(server)
+        with connect(server):  # says nothing
+            catch_up(server)
+        catch_up(server)
+    assert [(one.status, one.why) for one in fake.refusals] == [
+        (0, "the client left before its request was whole")
+    ]
+    assert fake.refusals[0].request is not None
+    assert fake.refusals[0].request.method == "GET"
+
+
+def test_a_request_that_is_not_answered_for_what_came_with_it_is_named():
+    fake = Scripted(Reply.of("a"))
+    with FakeServer(fake) as server:
+        assert ask(server, b"POST /x?key=s HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n{}").startswith(
+            b"HTTP/1.1 400 "
+        )
+    assert [one.why for one in fake.refusals] == [
+        "a request begins with its method, but came b'}'; POST /x came right before it, and is not answered either"
+    ]
+
+
+def test_a_fake_that_cannot_take_note_is_not_the_end():
+    class Broken(Scripted):
+        def refused(self, refusal: Refusal) -> None:
+            raise OSError("broken")
+
+    fake = Broken(Reply.of("a"))
+    server = FakeServer(fake)
+    server.start()
+    assert ask(server, b"\x16").startswith(b"HTTP/1.1 400 ")
+    assert ask(server).endswith(b"\r\n1\r\na\r\n0\r\n\r\n")
+    server.stop()
+    with pytest.raises(SetupFailure, match="could not take note of a refused request: OSError: broken"):
+        server.__exit__(None)
+
+
+def test_a_fake_passes_on_what_its_server_is_told():
+    ours = dict(inspect.signature(FakeServer).parameters)
+    assert ours.pop("fake")
+    theirs = dict(inspect.signature(FakeAivvm.server).parameters)
+    assert theirs.pop("self")
+    assert {name: one.default for name, one in theirs.items()} == {
+        name: one.default for name, one in ours.items()
+    }
+    fake = FakeAivvm()
+    fake.reply("x" * 30_000_000)
+    with fake.server(
+        idle_timeout=0.1, request_timeout=0.2, write_timeout=0.3, max_head=500, max_body=5
+    ) as server:
+        with connect(server) as sock:
+            assert sock.recv(1) == b""
+        assert ask(server, GET[:-2]).startswith(b"HTTP/1.1 408 ")
+        assert ask(server, b"GET /" + b"a" * 500).startswith(b"HTTP/1.1 431 ")
+        long = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\n"
+        assert ask(server, long).startswith(b"HTTP/1.1 413 ")
+        asked = b"POST /api/chat HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n"
+        fake.on(path="/api/chat").reply("x" * 30_000_000)
+        with connect(server) as sock:
+            sock.sendall(asked + b"12345")
+            while fake.calls[-1:] == [] or fake.calls[-1].outcome == "open":
+                server.recheck()
+            with pytest.raises(ConnectionResetError):
+                until_end(sock)
+    assert [one.status for one in fake.refusals] == [408, 431, 413]
+    assert fake.calls[0].closed
+
+
+@pytest.mark.parametrize("name", ["max_head", "max_body"])
+def test_bounds_are_bytes(name: str):
+    for wrong in (0, -1, 0.5, True, None, "1"):
+        with pytest.raises(ValueError, match=f"{name} is a whole number of bytes, 1 or more, but got"):
+            FakeServer(Scripted(Reply.of("a")), **{name: wrong})
+
+
 @pytest.mark.parametrize("name", ["idle_timeout", "request_timeout", "write_timeout"])
 def test_patience_is_seconds(name: str):
-    with pytest.raises(ValueError, match=f"{name} is a number of seconds over 0, but got 0"):
-        FakeServer(Scripted(Reply.of("a")), **{name: 0})
+    for wrong in (0, -1.5, float("nan"), None, True, "1"):
+        with pytest.raises(ValueError, match=f"{name} is a number of seconds over 0, but got {wrong!r}"):
+            FakeServer(Scripted(Reply.of("a")), **{name: wrong})
 
 
 class Sleeper:
@@ -722,11 +898,11 @@ def test_everyone_is_called_at_the_last_moment_that_was_said_and_never_before(
     steps: list[tuple[str, int, float]],
 ):
     now = 1000.0
-    moments, sleepers = server_module._Moments(), [Sleeper() for _ in range(5)]
+    moments, sleepers = loop_module.Moments(), [Sleeper() for _ in range(5)]
     said: dict[Sleeper, float] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "monotonic", lambda: now)
-        patch.setattr(server_module, "_CALLS_AT_ONCE", 2)
+        patch.setattr(loop_module, "monotonic", lambda: now)
+        patch.setattr(loop_module, "_CALLS_AT_ONCE", 2)
         for verb, n, seconds in steps:
             whose = sleepers[n]
             if verb == "set":
@@ -749,7 +925,7 @@ def test_everyone_is_called_at_the_last_moment_that_was_said_and_never_before(
 
 
 def test_moments_that_are_taken_back_leave_nothing():
-    moments, sleeper = server_module._Moments(), Sleeper()
+    moments, sleeper = loop_module.Moments(), Sleeper()
     for n in range(1000):
         moments.set(sleeper, float(n))
     moments.drop(sleeper)
@@ -977,7 +1153,7 @@ def test_a_port_lost_while_refusing_is_a_failure_and_no_hang(monkeypatch: pytest
 
     replies = Reply.of("a"), Reply.no_answer("refused")
     with ending_in(SetupFailure, "could not be served: OSError: taken", *replies) as (server, _):
-        monkeypatch.setattr(server_module, "_bind", taken)
+        monkeypatch.setattr(loop_module, "_bind", taken)
         assert ask(server) == b""
 
 
@@ -988,7 +1164,7 @@ def test_a_server_whose_thread_has_died_says_so_and_leaves_nothing(monkeypatch: 
 
     server = FakeServer(Scripted(Reply.of("a")))
     server.start()
-    monkeypatch.setattr(server_module._Loop, "_keep_time", broken)
+    monkeypatch.setattr(loop_module.Loop, "_keep_time", broken)
     with connect(server) as sock:
         sock.sendall(GET)
         with suppress(ConnectionResetError):
@@ -1151,9 +1327,9 @@ def test_an_asyncio_program_gets_the_failure_too_unless_it_failed_itself(raised:
 
 
 def test_it_serves_where_there_is_no_epoll(monkeypatch: pytest.MonkeyPatch, session: requests.Session):
-    monkeypatch.setattr(server_module, "_poller", server_module._Selected)
-    monkeypatch.setattr(server_module, "_READABLE", selectors.EVENT_READ)
-    monkeypatch.setattr(server_module, "_WRITABLE", selectors.EVENT_WRITE)
+    monkeypatch.setattr(loop_module, "poller", sockets.Selected)
+    monkeypatch.setattr(loop_module, "READABLE", selectors.EVENT_READ)
+    monkeypatch.setattr(loop_module, "WRITABLE", selectors.EVENT_WRITE)
     size = 8_000_000
     replies = Reply.of("a", wait(0.01), "b"), Reply.of("x" * size), Reply.no_answer("refused"), Reply.of("c")
     fake = Scripted(*replies)

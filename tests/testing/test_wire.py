@@ -475,6 +475,42 @@ def test_what_a_field_holds_is_never_told(line: bytes):
     assert "line " in refusal.why
 
 
+@pytest.mark.parametrize("data", [data for _, data in MALFORMED.values()], ids=MALFORMED)
+def test_a_refusal_knows_as_much_of_its_request_at_any_split(data: bytes):
+    at_once, in_bytes = parsed(data)[-1], parsed(*one_by_one(data))[-1]
+    assert isinstance(at_once, Refusal)
+    assert isinstance(in_bytes, Refusal)
+    assert at_once.request == in_bytes.request
+    assert at_once.request is None or at_once.request.body == b""
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [
+        (b"\x16\x03", None),
+        (b"GET / HTTP/2.0\r\n\r\n", None),
+        (b"GET nowhere HTTP/1.1\r\n\r\n", None),
+        (b"GET /a?b HTTP/1.1\r\n\r\n", Request("GET", "http://127.0.0.1:3000/a?b")),
+        (b"GET /a HTTP/1.1\r\nHost: h\r\nx\r\n\r\n", Request("GET", "http://127.0.0.1:3000/a")),
+        (CHUNKED + b"zz\r\n", parsed(CHUNKED + b"0\r\n\r\n")[0][0]),
+    ],
+)
+def test_a_refusal_has_the_request_as_far_as_it_is_known(data: bytes, known: Request | None):
+    (refusal,) = parsed(data)
+    assert isinstance(refusal, Refusal)
+    assert refusal.request == known
+
+
+def test_a_parser_can_be_told_to_give_up():
+    parser = RequestParser()
+    assert parser.feed(GET + GET[:-2]) != []
+    refusal = parser.give_up(408, "too slow")
+    assert (refusal.status, refusal.why) == (408, "too slow")
+    assert refusal.request == Request("GET", "http://localhost/")
+    assert not parser.incomplete
+    assert parser.feed(GET) == []
+
+
 def test_nothing_is_understood_after_a_refusal():
     parser = RequestParser()
     assert [type(event) for event in parser.feed(b"x\r\n" + GET)] == [Refusal]
