@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from aivvm.terminal import printable
@@ -212,7 +213,7 @@ class FakeAivvm:
             return call
 
     def _decide(self, request: Request) -> tuple[Reply, tuple[Fault, ...]]:
-        reply = self._owed.pop(_asking(request), None) if self._owed else None
+        owed = reply = self._owed.pop(_asking(request), None) if self._owed else None
         if not self._rules:
             return (self._unruled(request) if reply is None else reply), ()
         faulty: list[Rule] = []
@@ -223,9 +224,11 @@ class FakeAivvm:
             if rule.takes(request):
                 if not isinstance(step, Reply):
                     faulty.append(rule)
-                elif reply is None:
+                elif reply is owed:  # what is said of the nth request comes then, whatever is owed
                     rule.script.next()
                     reply = step
+        if owed is not None and reply is not owed:
+            self._owed[_asking(request)] = owed
         if not faulty:
             return (self._unruled(request) if reply is None else reply), ()
         # Where a rule's own reply comes after its fault, the rule has it ready, and nobody owes it.
@@ -236,7 +239,7 @@ class FakeAivvm:
         for fault in faults:
             changed = _faulty(fault, changed)
         if (reply is not None or owned is None) and _takes_away(whole, changed):
-            self._owed[_asking(request)] = whole
+            self._owed.setdefault(_asking(request), whole)
             if len(self._owed) > _MOST_OWED:
                 del self._owed[next(iter(self._owed))]
         return changed, faults
@@ -246,6 +249,8 @@ class FakeAivvm:
             return reply
         served = answer_without_model(request)
         if isinstance(served, Reply) and (self._recording is None or is_models(request)):
+            if self._rules and _is_elsewhere(request):
+                raise UnmatchedRequest(self._explain(request))
             return served
         if not self._scripted:
             return echo({} if isinstance(served, Reply) else served)
@@ -257,6 +262,8 @@ class FakeAivvm:
     def refuses_next(self) -> bool:
         """Whether the next reply in order is a refused connection, which a server can only give by not listening."""
         with self._lock:
+            if self._owed:  # whoever asks again comes first
+                return False
             reply = self._queue.peek() if self._recording is None else self._recording.peek()
             return isinstance(reply, Reply) and reply.ending.kind == "refused"
 
@@ -300,6 +307,19 @@ class FakeAivvm:
                 count = sum([times for times, _ in left])
                 lines = [f"{count} not played ({asked}):", *[line for _, line in left], *self._refused()]
                 raise UnplayedReplies("\n  ".join(lines) + _TOO_MANY)
+
+    def reset(self) -> None:
+        """Forgets every script, fault and request, as if it were new; a recording that it replays begins again."""
+        with self._lock:
+            self.calls.clear()
+            self.refusals.clear()
+            self._rules.clear()
+            self._owed.clear()
+            self._queue = Script()
+            self._failure = None
+            self._scripted = self._recording is not None
+            if self._recording is not None:
+                self._recording.rewind()
 
     @property
     def requests(self) -> list[Request]:
@@ -487,6 +507,15 @@ class FakeAivvm:
         return "\n".join(lines)
 
 
+def _is_elsewhere(request: Request) -> bool:
+    """Whether another service than the real one is asked, for something that only the real one would answer."""
+    url = urlsplit(request.url)
+    if url.path in ("/api/chat", "/api/models"):
+        return False
+    host = url.hostname or ""
+    return host != _SERVICE and host not in ("localhost", "::1") and not host.startswith("127.")
+
+
 def _asking(request: Request) -> tuple[str, str, bytes]:
     """What is equal where the same is asked again."""
     return request.method, request.url, request.body
@@ -497,11 +526,11 @@ def _how_far(found: tuple[list[str], int]) -> tuple[int, int]:
 
 
 def _takes_away(whole: Reply, changed: Reply) -> bool:
-    """Whether a client that was given this has not got that, and may ask again."""
+    """Whether a client that was given this has not got all of that, or an error, and may ask again."""
     return (
         changed.ending.kind != whole.ending.kind
         or changed.status != whole.status
-        or changed.body != whole.body
+        or len(changed.body) < len(whole.body)
         or changed.headers.get_all("content-length") != whole.headers.get_all("content-length")
     )
 

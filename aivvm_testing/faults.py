@@ -373,7 +373,11 @@ def garbage_then_close(reply: Reply, *, seed: _Seed = 0) -> Reply:
     return Reply(None, (), Ending("cut", _beginning(reply), data))
 
 
-@_entry(_BEFORE, sees="ReadTimeout: when its own timeout is over; without one it waits for ever")
+@_entry(
+    _BEFORE,
+    "timeout",
+    sees="ReadTimeout: when its own timeout is over; without one it waits for ever",
+)
 def silence(reply: Reply) -> Reply:
     """The connection is accepted and the request taken, and nothing ever comes."""
     return Reply.no_answer("stall", at=_beginning(reply))
@@ -457,7 +461,6 @@ def reset(reply: Reply, *, after: _After = None, after_bytes: _AfterBytes = None
 
 @_entry(
     _STREAM,
-    "timeout",
     sees="ConnectionError: read timed out, when its own timeout is over; without one it waits for ever",
 )
 def stall(reply: Reply, *, after: _After = None, after_bytes: _AfterBytes = None) -> Reply:

@@ -219,6 +219,8 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
             why = "there is a recording of an earlier session: name another file to recover to, or move this one away"
             raise FileExistsError(errno.EEXIST, why, out)
         header = journal.readline()
+        if not header.endswith(b"\n") and header.startswith(_HEADER[: len(header)]):  # stopped within it
+            header = encode(header_event("recorded", "", None, None))
         Reader(name, io.BytesIO(header)).header()
         order = _begun(journal)
         journal.seek(0)
@@ -229,6 +231,7 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
     return len(order)
 
 
+_HEADER = b'{"aivvm_recording": 1, "origin": '
 _TAG = re.compile(rb'\{"x": (\d+), ')
 _BEGINNING = re.compile(rb'\{"x": (\d+), "request": .*, "started": ([^,]+)\}\n')
 _END = re.compile(rb'\{"x": \d+, (?:"at": [^,]*, )?"end": ')

@@ -388,6 +388,7 @@ class _Look:
         self._body = _Body(exchange, "reply body", redaction, "")
         self._decoded = _decoding(Headers())
         self._places = _Places()
+        self._headed = False
 
     def request(self, request: Request) -> Iterator[_Found]:
         _, url, headers, body = request
@@ -402,6 +403,7 @@ class _Look:
         yield from looked_at.feed(body, last=True)
 
     def head(self, head: Head) -> Iterator[_Found]:
+        self._headed = True
         self._body = _Body(
             self._exchange, "reply body", self._redaction, head.headers.get("content-type", "")
         )
@@ -420,8 +422,11 @@ class _Look:
     def end(self, ending: Ending) -> Iterator[_Found]:
         yield from self._body.feed(b"", last=True)
         said, data = ending.error or "", ending.data.decode("latin-1")
+        # What is no head, or follows a whole body, may hold header fields.
+        is_apart = ending.kind == "complete" or not self._headed
+        spans = self._redaction.raw_secrets(ending.data) if is_apart else []
         yield from self._texts(
-            [("error", said, self._redaction.text_secrets(said)), ("data after the body", data, [])]
+            [("error", said, self._redaction.text_secrets(said)), ("data after the body", data, spans)]
         )
 
     def line_of(self, leak: Leak, last: int) -> int:
@@ -612,7 +617,7 @@ def _redacted(exchange: Exchange, redaction: Redaction) -> Exchange:
         head = Head(head.status, reason, headers, head.at, redaction.redact_headers(head.decoded))
     for chunk in exchange.reply.chunks:
         blanked.chunk(chunk.data, chunk.at)
-    data = blanked.finish(ending.data)
+    data = blanked.finish(ending.data, complete=ending.kind == "complete")
     error = None if ending.error is None else blanked.text(ending.error)
     return Exchange(
         request, Reply(head, tuple(chunks), replace(ending, data=data, error=error)), exchange.started

@@ -34,6 +34,7 @@ _DIFF_LINES = 24
 _MOST_DIFFED = 64 * 1024  # bytes of a body
 _SHOWN_NEAREST = 3
 _SHOWN_WIDTH = 120
+_PLACEHOLDERS = re.compile(rb"=(?:REDACTED)*(?:REDACTE|REDACT|REDAC|REDA|RED|RE|R)?(?=&|\Z)")
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\*)\]")
 
 
@@ -61,7 +62,7 @@ class _Comparison:
         try:
             return json.dumps(self.meaning(json.loads(request.body)), sort_keys=True)
         except (ValueError, RecursionError):
-            return request.body
+            return _PLACEHOLDERS.sub(b"=", request.body)  # in a form, where a secret has any length
 
     def meaning(self, value: Any) -> Any:
         """JSON less what is ignored and what is secret, with one kind of number: 1 and 1.0 mean the same."""
@@ -244,7 +245,7 @@ class Matcher:
             )
             if len(lines) == 1:
                 diff = list(difflib.unified_diff(was, now, "recorded", "asked", lineterm="", n=1))
-                lines += ["  " + printable(line)[:_SHOWN_WIDTH] for line in diff[:_DIFF_LINES]]
+                lines += ["  " + _short(printable(line)) for line in diff[:_DIFF_LINES]]
                 if len(diff) > _DIFF_LINES:
                     lines.append(f"  ... {len(diff) - _DIFF_LINES} more lines")
         return lines
@@ -269,6 +270,10 @@ class Matcher:
         if not self.ignore_json:
             return names
         return f"{names} (less {', '.join([path if isinstance(path, str) else repr(path) for path in self.ignore_json])})"
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= _SHOWN_WIDTH else line[: _SHOWN_WIDTH - 1] + "…"
 
 
 def describe(request: Request) -> str:

@@ -117,6 +117,14 @@ class Playback:
         if self.peek() is not None:
             self._played[self._first] = True
 
+    def rewind(self) -> None:
+        """Nothing was played."""
+        self._played[:] = bytes(len(self._played))
+        self._first = 0
+        for index in (self._same, self._alike):
+            if index is not None:
+                index.rewind()
+
     def hosts(self) -> list[str]:
         """The hosts of the recorded requests, each once."""
         return [
@@ -185,13 +193,16 @@ class _Index:
 
     def __init__(self, played: bytearray, keys: Iterable[Hashable]) -> None:
         self._played = played
-        hashes = array("q", map(hash, keys))
+        self._hashes = array("q", map(hash, keys))
+        self._after = array("q", bytes(8 * len(self._hashes)))
         self._waiting: dict[int, int] = {}  # of each key the first, less some that were played
-        self._after = array("q", bytes(8 * len(hashes)))
-        for n in range(len(hashes) - 1, -1, -1):
-            self._after[n] = self._waiting.get(hashes[n], _NONE)
-            self._waiting[hashes[n]] = n
-        self._hashes = hashes
+        self.rewind()
+
+    def rewind(self) -> None:
+        self._waiting.clear()
+        for n in range(len(self._hashes) - 1, -1, -1):
+            self._after[n] = self._waiting.get(self._hashes[n], _NONE)
+            self._waiting[self._hashes[n]] = n
 
     def waiting(self, key: Hashable) -> Iterator[int]:
         """Those that were not played."""

@@ -130,6 +130,12 @@ _PLAIN_NAME = re.compile(
 _PART_OF_OPENING = re.compile(rb'"' + _NAME + rb'(?:"\s*:?\s*|\\(?:u[0-9a-fA-F]{0,3})?)?\Z')
 _REST_OF_VALUE = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 
+# Of bytes that are no answer: where a field may begin, how far what it says may go, and the sizes of chunks.
+_RAW_NAME = re.compile(r"(?:\A|(?<=[\r\n]))([^\r\n:]{1,200}):[ \t]*")
+_RAW_VALUE = re.compile(r"[^\n]*(?:\n[ \t][^\n]*)*")
+_NOT_IN_TOKENS = re.compile(r"[^!-~]+")
+_FRAME = re.compile(rb"(?:\A|\r?\n)[0-9A-Fa-f]{1,15}[ \t]*(?:;[^\r\n]*)?\r?\n")
+
 _HAS_MEMBERS = re.compile(r"json|script|event-stream|html", re.IGNORECASE)
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
 
@@ -285,6 +291,24 @@ class Redaction:
         scheme = _SCHEME.match(value)
         return [(scheme.end() if scheme else 0, len(value))]
 
+    def raw_secrets(self, data: bytes) -> list[Span]:
+        """The secrets in bytes that may be a head, whole or damaged: header fields, and what is in urls.
+
+        Told leniently: what a line says under a secret name goes on to its LF, and in folded lines.
+        """
+        text = data.decode("latin-1")
+        spans = self.text_secrets(text)
+        at = 0
+        while named := _RAW_NAME.search(text, at):
+            at = named.end()
+            name = _NOT_IN_TOKENS.sub("", named[1])
+            if self.is_secret(name):
+                said = _RAW_VALUE.match(text, at)
+                assert said is not None
+                spans += [(at + begin, at + end) for begin, end in self.field_secrets(name, said[0].rstrip())]
+                at = said.end()
+        return spans
+
     def body_secrets(self, body: bytes, content_type: str) -> list[Span]:
         """The string values of secret JSON members, and the secret fields of a form."""
         spans = [(piece.begin, piece.end) for piece in Members(self).feed(body)]
@@ -343,7 +367,7 @@ class Secrets:
     `LONGEST`. Immutable.
     """
 
-    __slots__ = ("_found", "_patterns", "longest", "searched", "step")
+    __slots__ = ("_found", "_patterns", "_values", "longest", "searched", "step")
 
     def __init__(self, found: Iterable[str] = (), patterns: Iterable[re.Pattern[bytes]] = ()) -> None:
         self._found = tuple(found)
@@ -352,6 +376,7 @@ class Secrets:
         for text in list(dict.fromkeys([text for text in self._found if len(text) <= LONGEST]))[:MOST]:
             known |= dict.fromkeys([form for form in _forms(text) if SHORTEST <= len(form) <= LONGEST])
         values = sorted(known, key=lambda value: (-len(value), value))  # the longest that begins at a place
+        self._values = values
         self.longest = LONGEST_MATCH if self._patterns else 0
         self.step = LONGEST_MATCH // 8 if self._patterns else 0
         self.searched: list[Searched] = [(pattern, ()) for pattern in self._patterns]
@@ -366,6 +391,17 @@ class Secrets:
     def and_also(self, found: Iterable[str]) -> Secrets:
         """These, and more values."""
         return Secrets((*self._found, *found), self._patterns)
+
+    def begun(self, data: bytes) -> int:
+        """How many bytes at the end of the data are the beginning of a value, and `SHORTEST` or more; else 0."""
+        most = 0
+        for value in self._values:
+            at = data.find(value[:SHORTEST], -len(value))
+            while at >= 0 and not value.startswith(data[at:]):
+                at = data.find(value[:SHORTEST], at + 1)
+            if at >= 0:
+                most = max(most, len(data) - at)
+        return most
 
     def spans(self, data: bytes) -> list[Span]:
         """Where they are in the data."""
@@ -549,6 +585,7 @@ class BlankedReply:
         self._secrets = secrets
         self._write = write
         self._plain = False  # nothing to look for, from here on
+        self._headed = False
         self._members = Members(redaction, "")
         self._search: Search | None = None
         self._begin = 0  # of the first chunk that waits
@@ -558,14 +595,18 @@ class BlankedReply:
 
     def head(self, reason: str, headers: Headers) -> tuple[str, Headers]:
         """The head came: its reason and header fields without the secrets; those are looked for in what follows."""
+        self._headed = True
         self._members = Members(self._redaction, headers.get("content-type", ""))
         found: list[str] = []
         headers = self._redaction._blanked_headers(headers, found)
+        is_text = isinstance(reason, str)  # else the journal refuses it, without hurting the reader
+        if is_text:
+            reason = _blanked(reason, self._redaction.text_secrets(reason), found)
         if found:
             self._secrets = self._secrets.and_also(found)
         if self._secrets:
             headers = self._secrets.blank_headers(headers)
-            if isinstance(reason, str):  # else the journal refuses it, without hurting the reader
+            if is_text:
                 reason = self._secrets.blank_text(reason)
         if self._redaction.edit_headers is not None:
             headers = _checked_headers("edit_headers", self._redaction.edit_headers(headers))
@@ -585,22 +626,43 @@ class BlankedReply:
                 self._plain = self._members.idle
                 self._write(data, at)
 
-    def finish(self, data: bytes = b"") -> bytes:
-        """No chunk comes any more; `data` came raw after the last one, and is given without the secrets."""
+    def finish(self, data: bytes = b"", *, complete: bool = False) -> bytes:
+        """No chunk comes any more; `data` came raw after the last one, and is given without the secrets.
+
+        It is the rest of a body, in which the sizes of chunks are passed over. Where no head came, or the body is
+        `complete`, it may be a head, and anything may follow: then its lines are also looked at as header fields. What
+        is not `complete` may break off within a secret: its beginning is blanked out, too.
+        """
         with self._lock:
-            data = self._members.blank(data)
+            if data and (complete or not self._headed):
+                data = self._without_fields(data)
+            frames = [match.span() for match in _FRAME.finditer(data)] if data else []
+            body = self._members.blank(_between(data, frames))
             if self._secrets:
-                self._pass_on(data, last=True)
-                data = _painted(data, self._spans, self._begin)
-            return data
+                self._pass_on(body, last=True, breaks_off=not complete)
+                body = _painted(body, self._spans, self._begin)
+            return _put_back(body, data, frames)
+
+    def _without_fields(self, data: bytes) -> bytes:
+        found: list[str] = []
+        text = _blanked(data.decode("latin-1"), _apart(self._redaction.raw_secrets(data)), found)
+        if self._search is None and found:
+            self._secrets = self._secrets.and_also(found)
+        self._members = Members(self._redaction)
+        return text.encode("latin-1")
 
     def text(self, text: str) -> str:
         """What is said of it, such as an error, without the secrets."""
         return self._secrets.blank_text(self._redaction.redact_text(text))
 
-    def _pass_on(self, data: bytes, *, last: bool = False) -> None:
+    def _pass_on(self, data: bytes, *, last: bool = False, breaks_off: bool = False) -> None:
         if self._search is None:
             self._search = Search(self._secrets.searched, self._secrets.longest, step=self._secrets.step)
+        if breaks_off:
+            waiting = b"".join([*[chunk for chunk, _ in self._waiting], data])
+            if begun := self._secrets.begun(waiting):
+                end = self._begin + len(waiting)
+                self._spans.append((end - begun, end))
         for _, offset, match in self._search.feed(data, last=last):
             begin, end = span_of(match)
             self._spans.append((offset + begin, offset + end))
@@ -683,6 +745,35 @@ def _painted(data: bytes, spans: Sequence[Span], begin: int = 0) -> bytes:
         if one < other:
             parts[one - begin : other - begin] = _placeholder(other - one, one - first).encode()
     return bytes(parts)
+
+
+def _between(data: bytes, spans: Sequence[Span]) -> bytes:
+    """The data without these spans, which are in order and apart."""
+    ends = [0, *[end for _, end in spans]]
+    begins = [*[begin for begin, _ in spans], len(data)]
+    return b"".join([data[end:begin] for end, begin in zip(ends, begins, strict=True)])
+
+
+def _put_back(rest: bytes, data: bytes, spans: Sequence[Span]) -> bytes:
+    """What `_between` gave, or something as long, with these spans of the data in it again."""
+    parts: list[bytes] = []
+    taken = done = 0
+    for begin, end in spans:
+        parts += rest[taken : taken + begin - done], data[begin:end]
+        taken += begin - done
+        done = end
+    return b"".join([*parts, rest[taken:]])
+
+
+def _apart(spans: Iterable[Span]) -> list[Span]:
+    """The spans, those that overlap as one."""
+    apart: list[Span] = []
+    for begin, end in sorted(spans):
+        if apart and begin < apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(end, apart[-1][1]))
+        else:
+            apart.append((begin, end))
+    return apart
 
 
 def _whole_characters(data: bytes, span: Span) -> Span:

@@ -6,12 +6,14 @@ one of each. Which rule comes first, and what answers when none does, is the fak
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
 from math import inf
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -32,6 +34,7 @@ _Difference: TypeAlias = (
     "tuple[tuple[str, str], Any, Any]"  # in what: a condition, and what within it; wanted, came
 )
 _MISSING = object()
+_BEFORE, _AFTER = 16, 48  # characters around the first difference of long texts
 
 
 class Conditions(TypedDict, total=False):
@@ -309,9 +312,36 @@ def _line(what: tuple[str, str], wanted: object, came: object, request: Request)
     if came is _MISSING:
         return f"{said}: expected {expected}, but it is missing"
     got = shown(_without_secrets(of, came, request))
+    if "..." in expected or expected == got:
+        expected, got = _around_the_difference(name, key, wanted, came, request)
     if expected == got:
         return f"{said}: it differs in what is not shown"
     return f"{said}: expected {'something with ' if name == 'contains' else ''}{expected}, but got {got}"
+
+
+def _around_the_difference(name: str, key: str, wanted: Any, came: Any, request: Request) -> tuple[str, str]:
+    """Both, where they first differ: long texts do so late. Without the secrets, at any depth."""
+    texts = []
+    for value in (wanted, came):
+        value = _without_secrets("" if key else name, value, request)
+        if not isinstance(value, str):
+            try:
+                body = json.dumps({key: value}, ensure_ascii=False, sort_keys=True).encode()
+                value = redact_request(Request("POST", "http://host/", Headers(), body)).body.decode()[
+                    len(key) + 6 : -1
+                ]
+            except (TypeError, ValueError):
+                value = repr(value)
+        texts.append(value)
+    one, other = texts
+    same = len(commonprefix(texts))
+    begin = max(0, same - _BEFORE)
+
+    def piece(text: str) -> str:
+        part = text[begin : same + _AFTER]
+        return ("…" if begin else "") + shown(part) + ("…" if same + _AFTER < len(text) else "")
+
+    return piece(one), piece(other)
 
 
 def _without_secrets(name: str, value: Any, request: Request | None = None) -> object:
@@ -489,6 +519,8 @@ class Rule:
             found = [
                 f"nth: expected request {self._nth} of those that fit, but this was request {self._came}"
             ]
+        if not found and self._probability < 1 and self.script.peek() is not None:
+            found = [f"chance decided against it (probability={self._probability:g}, seed={self._seed})"]
         return found
 
     def left(self) -> list[tuple[int, str]]:

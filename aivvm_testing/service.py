@@ -45,7 +45,7 @@ def answer_without_model(request: Request) -> Reply | dict[str, Any]:
 def _answer(request: Request) -> Reply | dict[str, Any]:
     path = urlsplit(request.url).path
     if len(path) > 1 and path.endswith("/"):
-        target = path.rstrip("/") or "/"
+        target = "/" + path.strip("/")  # two slashes would begin the name of another host
         return dressed(
             Reply.of(target, status=308, headers={"Location": target, "Refresh": f"0;url={target}"})
         )

@@ -172,7 +172,7 @@ class Entry:
         self, kind: EndingKind, error: str | None = None, data: bytes = b"", *, at: float | None = None
     ) -> None:
         """It is over, for this reason; `data` came raw after the last chunk. What is said first stays."""
-        data = self._blanked.finish(data)
+        data = self._blanked.finish(data, complete=kind == "complete")
         said = None if error is None else self._blanked.text(error)
         self._journal.end(self._n, Ending(kind, self._moment(at), data, said))
         self._open.pop(self._n, None)

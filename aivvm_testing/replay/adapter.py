@@ -15,6 +15,7 @@ import importlib.util
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
@@ -150,6 +151,7 @@ def names_of(url: str) -> tuple[Host, ...]:
 
 _lock = threading.Lock()  # for the methods of adapter classes, and for what follows
 _active: tuple[Interception, ...] = ()  # in the order of entering
+_entered: ContextVar[tuple[Interception, ...]] = ContextVar("entered", default=())  # by this thread or task
 _spare: dict[str, _Patch] = {}  # the latest for each method: mostly it is what is needed next
 
 
@@ -162,9 +164,10 @@ class Interception:
     `*` in one and a name in the other is no contradiction.
 
     Several may be entered at once, in any order and from any thread, and left likewise. A host is answered by the
-    newest that answers for it, by those that its own thread has entered before those of others; it is allowed if one of
-    them allows it. What others put on top of an `HTTPAdapter`'s methods, and leave there, keeps ours in place: they do
-    nothing but call on, and go when one is entered or left after the others have gone.
+    newest that answers for it, by those that the thread or the asyncio task itself has entered before those of others (a
+    thread that was started within one is another thread); it is allowed if one of them allows it. What others put on top
+    of an `HTTPAdapter`'s methods, and leave there, keeps ours in place: they do nothing but call on, and go when one is
+    entered or left after the others have gone.
 
     Leaving without an exception raises the first `SetupFailure` that a request met, else, where `must_be_asked` and none
     came, one that says so. It may be entered again then; `RuntimeError` before that.
@@ -192,7 +195,7 @@ class Interception:
                     "this interception is entered already: leave it first, or make another one"
                 )
             self.network = Network(self._fake)
-            self.thread = threading.get_ident()
+            _entered.set((*_entered.get(), self))
             self._clients: WeakKeyDictionary[HTTPAdapter, Pools] = WeakKeyDictionary()
             self._clients_lock = threading.Lock()
             self._asked = False
@@ -206,6 +209,7 @@ class Interception:
         global _active
         with _lock:
             _active = tuple([one for one in _active if one is not self])
+            _entered.set(tuple([one for one in _entered.get() if one is not self]))
             for (owner, name), patch in self._patches.items():
                 patch.users -= 1
                 _Patch.clear_top(owner, name)
@@ -280,8 +284,8 @@ def _answering(method: str, url: str) -> Interception | None:
     if not active:
         return None
     if len(active) > 1:
-        here = threading.get_ident()
-        active.sort(key=lambda one: one.thread != here)
+        here = _entered.get()
+        active.sort(key=lambda one: one not in here)
     names = names_of(url)
     allowed = False
     for one in active:

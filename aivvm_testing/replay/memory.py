@@ -303,6 +303,21 @@ class _Socket:
         """Whether it can take a request: nothing is left to read, not even an end."""
         return not self._plays
 
+    def gettimeout(self) -> float | None:
+        return None if self._patience == inf else self._patience
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._connection.host, self._connection.port
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 0
+
+    def setsockopt(self, *option: object) -> None:
+        """There is nothing to set."""
+
+    def fileno(self) -> int:
+        return -1
+
     def settimeout(self, timeout: float | None) -> None:
         self._patience = inf if timeout is None else timeout
         for play, _ in self._plays:

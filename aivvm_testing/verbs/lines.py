@@ -25,8 +25,7 @@ TO_THE_END = 2.0
 """Seconds for the last lines."""
 
 _PATIENCE = 1.0  # seconds; where a wait cannot be interrupted, as on Windows, Ctrl-C is seen that late
-_CUT_WORD = re.compile(r"[\w+/=-]{8,}(?=…|\.\.\.)")
-_LAST_WORD = re.compile(r"[\w+/=-]{8,}$")
+_CUT_WORD = re.compile(r"[\w+/=-]{8,}(?=…|\.\.\.)(?<!=)")
 
 
 def say(text: str) -> None:
@@ -39,15 +38,12 @@ def shown(text: str) -> str:
     return printable(redact_text(text))
 
 
-def without_cut_words(text: str, *, width: int | None = None) -> str:
+def without_cut_words(text: str) -> str:
     """Text that was cut short before anybody looked for secrets, without the words that may be a part of one.
 
-    A key of which the rest is missing has no shape any more. Lines with `width` characters were cut as well.
+    A key of which the rest is missing has no shape any more.
     """
-    lines = _CUT_WORD.sub("", text).split("\n")
-    return "\n".join(
-        [_LAST_WORD.sub("…", line) if width is not None and len(line) >= width else line for line in lines]
-    )
+    return _CUT_WORD.sub("", text)
 
 
 def as_json(value: object, *, indent: int | None = None) -> str:

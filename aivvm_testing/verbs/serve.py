@@ -21,8 +21,6 @@ from aivvm_testing.service import is_models
 from aivvm_testing.verbs.lines import Lines, counted, event, shown, stoppable, without_cut_words
 from aivvm_testing.verbs.sources import recording_of
 
-_WIDTH = 120  # characters: `matching` shows no more of a line
-
 
 def serve(options: argparse.Namespace) -> int:
     """Serves until Ctrl-C or SIGTERM; 1 where a request had no answer, 2 for a host that is not to be listened at."""
@@ -60,7 +58,7 @@ def serve(options: argparse.Namespace) -> int:
         fake.lines.no_more()
         fake.lines.print_all()
     if fake.failure is not None:
-        print(f"aivvm-testing: {shown(without_cut_words(str(fake.failure), width=_WIDTH))}", file=sys.stderr)
+        print(f"aivvm-testing: {shown(without_cut_words(str(fake.failure)))}", file=sys.stderr)
         return 1
     return 0
 
@@ -105,7 +103,7 @@ class _Served(FakeAivvm):
         if error is not self._last_failure:  # it is told by whoever finds it, and once more by the server
             self._last_failure = error
             self.failure = self.failure or error
-            text = without_cut_words(str(error), width=_WIDTH)
+            text = without_cut_words(str(error))
             self.lines.say(lambda: event("failure", error=text) if self.as_json else shown(text))
 
     def _over(self, call: Call) -> None:

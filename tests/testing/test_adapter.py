@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import gc
@@ -847,6 +848,22 @@ def test_they_may_be_left_in_any_order():
     other.__exit__(None, None, None)
     assert HTTPAdapter.send is original
     assert not first.calls
+
+
+def test_each_task_gets_the_answers_of_its_own_interception_in_other_threads_too():
+    async def test(name):
+        fake = FakeAivvm()
+        fake.reply(name)
+        with fake.intercepting_requests():
+            await asyncio.sleep(0)
+            answer = await asyncio.to_thread(requests.post, URL, json=CHAT)
+            await asyncio.sleep(0)
+            return answer.text
+
+    async def together():
+        return await asyncio.gather(*[test(name) for name in "ABC"])
+
+    assert asyncio.run(together()) == ["A", "B", "C"]
 
 
 def test_each_thread_gets_the_answers_of_its_own_interceptions():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -17,10 +19,11 @@ from aivvm.decoding import BoundarySafeDecoder
 from aivvm_testing import FakeAivvm, ReadPastRecording, Reply, faults, fixtures
 from aivvm_testing.faults import Fault
 from aivvm_testing.replay import loop as loop_module
+from aivvm_testing.reply import Head
 from aivvm_testing.wire import body_framing
 
 SIZES = (None, 1, 4096)
-LONG = 5000  # bytes; a longer body is read byte by byte through each door once, and not once for each fault
+LONG = 5000  # bytes; a longer body is read byte by byte through each door once, and its beginning under each fault
 PATIENCE = 30.0  # seconds a client waits; no reply takes as long
 SILENCE = 0.05  # seconds a client of a real socket waits in vain
 URL = "http://chat.aivvm.com/api/chat"
@@ -163,12 +166,30 @@ def broken(reply: Reply) -> Iterator[tuple[str, Reply]]:
             yield name, fault(reply)
 
 
+def beginning(reply: Reply) -> Reply:
+    """The first chunks of a long reply."""
+    size = count = 0
+    while size <= LONG and count < len(reply.chunks):
+        size += len(reply.chunks[count].data)
+        count += 1
+    return replace(reply, chunks=reply.chunks[: max(1, count - 1)])
+
+
+def table(whole: Reply) -> Iterator[tuple[str, Reply, int | None]]:
+    """Every case of a stream, with each way to read it."""
+    for case, reply in broken(whole):
+        for size in SIZES:
+            if size != 1 or len(whole.body) <= LONG or reply == whole:
+                yield case, reply, size
+    if len(whole.body) > LONG:
+        yield from ((case, reply, 1) for case, reply in broken(beginning(whole)))
+
+
 FIRST: dict[tuple[Reply, int | None], tuple[str, str]] = {}
 """Which stream and fault give this reply first: what is the same is played once."""
 for _name, _stream in STREAMS.items():
-    for _case, _reply in broken(_stream):
-        for _size in SIZES:
-            FIRST.setdefault((_reply, _size), (_name, _case))
+    for _case, _reply, _size in table(_stream):
+        FIRST.setdefault((_reply, _size), (_name, _case))
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -177,12 +198,7 @@ def test_the_same_reply_is_the_same_to_a_requests_client_through_doors_2_3_and_4
 ) -> None:
     monkeypatch.setattr(loop_module, "_GRACE", 0.01)  # for a reader that is meant to stay too long
     whole = STREAMS[name]
-    cases = [
-        (case, reply, size)
-        for case, reply in broken(whole)
-        for size in SIZES
-        if (size != 1 or len(reply.body) <= LONG or case == "as it is") and FIRST[reply, size] == (name, case)
-    ]
+    cases = [(case, reply, size) for case, reply, size in table(whole) if FIRST[reply, size] == (name, case)]
     plays: Plays = [(reply, size) for _, reply, size in cases]
     through_2, through_3, through_4 = door_2(plays), door_3(plays), door_4(plays)
     for (case, reply, size), two, three, four in zip(cases, through_2, through_3, through_4, strict=True):
@@ -209,3 +225,33 @@ def test_the_table_has_every_fault() -> None:
     assert BROKEN.keys() <= faults.CATALOGUE.keys()
     done = {case for reply in STREAMS.values() for case, _ in broken(reply)}
     assert done == {"as it is", *faults.CATALOGUE}
+
+
+REASONS: dict[str, Callable[[Reply], bool]] = {
+    "it has no head": lambda reply: reply.head is None,
+    "its body is empty": lambda reply: not reply.body,
+    "the reply has no chunks": lambda reply: not reply.chunks,
+    "its body is not whole": lambda reply: reply.ending.kind != "complete",
+    "its body ends with the connection": lambda reply: body_framing(reply.head or Head(), "POST") == "close",
+    "no two neighbours among its chunks differ": lambda reply: (
+        not any(one.data and other.data and one.data != other.data for one, other in pairwise(reply.chunks))
+    ),
+}
+"""What a fault may say of a reply that it cannot be done to."""
+
+LIKE_THAT_ALREADY = {"silence", "empty_answer", "sliced"}
+
+
+def test_a_fault_is_left_out_only_where_it_cannot_be_done() -> None:
+    for name, kind in faults.CATALOGUE.items():
+        for stream, reply in STREAMS.items():
+            fault = BROKEN[name](reply) if name in BROKEN else kind.make()
+            try:
+                fault(reply)
+            except ValueError as error:
+                said = str(error).partition("does not go with this reply: ")[2]
+                if said.startswith("it would change nothing"):
+                    assert name in LIKE_THAT_ALREADY, (name, stream)
+                else:
+                    (reason,) = [true for words, true in REASONS.items() if said.startswith(words)]
+                    assert reason(reply), (name, stream, said)

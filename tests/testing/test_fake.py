@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aivvm import Aivvm
-from aivvm.errors import Interrupted, TimedOut
+from aivvm.errors import AivvmError, Interrupted, TimedOut
 from aivvm.payload import build_request
 from aivvm.transport import Headers, Request
 from aivvm_testing import faults, fixtures
@@ -952,3 +952,108 @@ def test_assertions_about_calls_give_the_call_or_say_what_came():
         fake.assert_any_call(contains="Hm")
     with pytest.raises(AssertionError, match="expected no request, but 2 came"):
         fake.assert_not_called()
+
+
+def asked_in_turn(fake, *texts):
+    """What each gets, one asking after the other, through the Python door."""
+    got = []
+    for text in texts:
+        try:
+            got.append(ask(fake, text))
+        except AivvmError as error:
+            got.append(type(error).__name__)
+    return got
+
+
+def test_what_is_said_of_the_nth_request_comes_then_whatever_is_owed():
+    fake = FakeAivvm()
+    fake.on(nth=1).fault(faults.cut(after_bytes=1))
+    fake.on(nth=2).reply(Reply.error(500))
+    fake.reply("ok", forever=True)
+    assert asked_in_turn(fake, "x", "x", "x") == ["Interrupted", "StatusError", "ok"]
+    fake.assert_all_played()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.nul(),
+        faults.byte_order_mark(),
+        faults.duplicated_chunk(),
+        faults.invalid_bytes(),
+        faults.trailing_bytes(),
+    ],
+    ids=repr,
+)
+def test_a_fault_that_only_adds_uses_the_answer_up(fault):
+    fake = FakeAivvm()
+    fake.reply("A").reply("B").fault(fault)
+    first, second = asked_in_turn(fake, "x", "x")
+    assert (first[0] if first[0] != "\ufeff" else first[1], second) == ("A", "B")
+    fake.assert_all_played()
+
+
+def test_a_rule_by_chance_says_that_chance_decided():
+    fake = FakeAivvm()
+    fake.on(model="gpt-4", probability=0.0).reply("x")
+    with pytest.raises(UnmatchedRequest, match=r"chance decided against it \(probability=0, seed=0\)"):
+        ask(fake, "x")
+
+
+def test_a_long_condition_is_shown_where_it_differs():
+    fake = FakeAivvm()
+    said = "word " * 100
+    body = json.loads(build_request("gpt-4", [{"role": "user", "content": f"{said}ONE{said}"}]).body)
+    fake.on(json={"messages": body["messages"], "key": "a-secret-of-somebody"}).reply("x")
+    with pytest.raises(UnmatchedRequest) as caught:
+        ask(fake, f"{said}TWO{said}")
+    message = str(caught.value)
+    assert "ONEword" in message
+    assert "TWOword" in message
+    assert "a-secret-of-somebody" not in message
+
+
+def test_another_service_has_no_page_for_what_is_not_scripted():
+    fake = FakeAivvm()
+    fake.on(path="/v1/a").reply("x", forever=True)
+    with pytest.raises(UnmatchedRequest, match=r"path: expected '/v1/a', but got '/v1/b'"):
+        fake.answer(Request("POST", "https://api.example.org/v1/b"))
+    for host in ("chat.aivvm.com", "127.0.0.1:3000", "localhost"):
+        reply = fake.answer(Request("POST", f"http://{host}/v1/b")).reply
+        assert reply is not None
+        assert reply.status == 404
+
+
+def test_a_connection_is_not_refused_before_what_is_owed():
+    fake = FakeAivvm()
+    fake.reply("a").reply(Reply.no_answer("refused")).reply("b").fault(faults.cut(after_bytes=0))
+    assert asked_in_turn(fake, "x") == ["Interrupted"]
+    assert not fake.refuses_next()
+    assert asked_in_turn(fake, "x") == ["a"]
+    assert fake.refuses_next()
+
+
+def test_after_a_reset_it_is_as_new():
+    fake = FakeAivvm()
+    fake.reply("never").reply("nor this").fault(faults.cut(), forever=True).on(path="/x").reply("x")
+    with pytest.raises(Interrupted):
+        ask(fake, "x")
+    fake.reset()
+    assert (ask(fake, "echo"), len(fake.calls)) == ("echo", 1)
+    fake.assert_all_played()
+
+
+def test_after_a_reset_a_recording_begins_again():
+    recording = Recording([Exchange(build_request("gpt-4", HELLO), Reply.of("x"), 0.0)])
+    fake = FakeAivvm.replaying(recording)
+    for _ in range(3):
+        assert ask(fake, HELLO[0]["content"]) == "x"
+        fake.reset()
+
+
+@pytest.mark.parametrize("path", ["//api/chat/", "///evil.example/", "//127.0.0.1:9/x/", "/api/chat/", "//"])
+def test_a_redirect_never_leads_to_another_host(path):
+    reply = FakeAivvm().answer(Request("POST", f"http://127.0.0.1{path}")).reply
+    assert reply is not None
+    target = reply.headers.get("location")
+    assert target is None or re.fullmatch(r"/(?!/).*", target)

@@ -190,7 +190,7 @@ def test_the_catalogue_is_in_groups_and_cannot_be_changed():
         ("latency", "slow_head"),
         ("bandwidth", "bandwidth"),
         ("slow_close", "late_end"),
-        ("timeout", "stall"),
+        ("timeout", "silence"),
         ("reset_peer", "reset_before_headers"),
         ("slicer", "sliced"),
         ("limit_data", "cut"),

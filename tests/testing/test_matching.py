@@ -108,6 +108,14 @@ def test_a_secret_of_any_length_matches_none_by_the_names_of_the_redaction():
     assert same(one, other, redaction=Redaction(names=["tenant"]))
 
 
+@pytest.mark.parametrize("key", ["", "a", "sk-12345678", "s" * 100])
+def test_a_secret_of_any_length_matches_in_a_form(key):
+    form = [("content-type", "application/x-www-form-urlencoded")]
+    one, other = (post(f"a=1&key={one}&b=2".encode(), headers=form) for one in (key, "another one"))
+    assert same(one, other)
+    assert not same(one, post(f"a=1&key={key}&b=3".encode(), headers=form))
+
+
 def test_what_a_hook_takes_out_of_requests_is_taken_out_of_those_that_come_in():
     redaction = Redaction(edit_request=lambda request: request._replace(url="http://any.invalid/edited"))
     matcher = Matcher(("path",), redaction=redaction)

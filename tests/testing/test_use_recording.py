@@ -372,12 +372,20 @@ def test_its_transport_is_recorded_and_answered_likewise(path, server, upstream)
 
 
 @pytest.mark.parametrize("mode", ["rewrite", "new_episodes"])
-def test_threads_record_into_one_file_and_all_of_it_is_replayed(path, server, upstream, mode):
+def test_threads_record_into_one_file_and_all_of_it_is_replayed_without_a_socket(
+    path, server, upstream, mode, monkeypatch
+):
     texts = [f"{thread}.{n}" for thread in range(8) for n in range(25)]
     with use_recording(path, mode), ThreadPoolExecutor(8) as pool:
         live = list(pool.map(lambda text: ask(server, text), texts))
     assert sorted(said(path)) == sorted(texts)
-    with use_recording(path), ThreadPoolExecutor(8) as pool:
+
+    def no_socket(*args, **options):
+        raise AssertionError("a socket was opened")
+
+    with use_recording(path), ThreadPoolExecutor(8) as pool, monkeypatch.context() as without:
+        without.setattr(socket, "socket", no_socket)
+        without.setattr(socket, "getaddrinfo", no_socket)
         assert list(pool.map(lambda text: ask(server, text), texts)) == live
     assert len(upstream.calls) == len(texts)
 
