@@ -269,7 +269,7 @@ def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
         if _END.match(line):
             unfinished.discard(n)
     for n, places in runs.items():
-        tagged = b'\n{"x": %d, ' % n  # no line has this anywhere but at its beginning
+        tag_size = len(b'{"x": %d, ' % n)
         for begin, end in zip(places[::2], places[1::2], strict=True):
             journal.seek(begin)
             while begin < end:
@@ -277,7 +277,7 @@ def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
                 if not lines.endswith(b"\n"):
                     lines += journal.readline()
                 begin += len(lines)
-                yield (b"\n" + lines).replace(tagged, b"\n{")[1:]
+                yield b"".join([b"{" + line[tag_size:] for line in io.BytesIO(lines)])
         if n in unfinished:
             yield encode(ending_event(Ending("unfinished"), None))
 

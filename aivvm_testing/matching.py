@@ -189,6 +189,11 @@ class Matcher:
         return tuple([aspect(redacted, url) for aspect in self._compared])
 
     @property
+    def asks(self) -> bool:
+        """Whether there are callables among the criteria."""
+        return bool(self._predicates)
+
+    @property
     def is_exact(self) -> bool:
         """Whether `exact` tells enough: an outline has no headers."""
         return "headers" not in self._names

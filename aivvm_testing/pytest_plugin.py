@@ -178,20 +178,26 @@ def aivvm_server(fake_aivvm: FakeAivvm, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.fixture(scope="session")
-def aivvm_session_server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
-    """One server for the whole session, with a fake of its own, `aivvm_session_server.fake`, that is reset after each test.
+def aivvm_session_fake(request: pytest.FixtureRequest) -> Iterator[FakeAivvm]:
+    """One fake for the whole session, which is reset after each test: the one behind `aivvm_session_server`.
 
-    For what is set up once and keeps a url. A test that uses it, and runs to its end, must have played what it scripted.
+    A test that uses one of the two, and runs to its end, must have played what it scripted.
     """
     from aivvm_testing.fake import FakeAivvm
 
     run = _run(request.config)
     run.session_fake = FakeAivvm()
-    server = run.session_fake.server()
+    yield run.session_fake
+    run.session_fake = None
+
+
+@pytest.fixture(scope="session")
+def aivvm_session_server(aivvm_session_fake: FakeAivvm) -> Iterator[FakeServer]:
+    """One server for the whole session, for what is set up once and keeps a url: `aivvm_session_server.url`."""
+    server = aivvm_session_fake.server()
     server.start()
     yield server
     server.stop()
-    run.session_fake = None
 
 
 @pytest.hookimpl(trylast=True)
@@ -200,7 +206,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     fake = None if run is None else run.session_fake
     if fake is not None:
         try:
-            if item not in _stopped and "aivvm_session_server" in getattr(item, "fixturenames", ()):
+            if item not in _stopped and "aivvm_session_fake" in getattr(item, "fixturenames", ()):
                 fake.assert_all_played()
         finally:
             fake.reset()

@@ -246,7 +246,7 @@ def told(nodeid: str, used: Mapping[str, Any], run: Run) -> list[tuple[str, str]
     case: Case = used["aivvm_case"]
     session = used.get("aivvm_recording")
     fakes = [used.get("fake_aivvm"), getattr(session, "fake", None)]
-    if "aivvm_session_server" in used:
+    if "aivvm_session_fake" in used or "aivvm_session_server" in used:
         fakes.append(run.session_fake)
     lines = [line for fake in fakes if fake is not None for line in timeline.of_calls(fake.calls)]
     if case:
@@ -293,9 +293,7 @@ class Watch:
         }
         for name, found in streams.items():
             test = safe_name(self._item.nodeid.split("::", 1)[-1].replace("::", "."))
-            path = self._folder / (
-                f"{test}.jsonl" if len(streams) == 1 else f"{test}.{safe_name(name)}.jsonl"
-            )
+            path = self._folder / f"{test}.{safe_name(name)}.jsonl"
             why = one_line(f"{failure[0].__name__}: {failure[1]}", 200)
             request = build_request(
                 "gpt-4", [{"role": "user", "content": self._item.name.encode("utf-8", "replace").decode()}]

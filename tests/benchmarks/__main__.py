@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks`: tables of ratios, each against its peers in one run.
 
 Absolute times depend on the machine; the ratios are what the project aims at. Peers that are not installed are left
-out and named (`pip install -e '.[bench]'` brings them).
+out and named (`pip install -e '.[bench]'` brings them). `peers` is no area of speed: what recorders keep and lose.
 """
 
 from __future__ import annotations
@@ -9,9 +9,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks import calls, decoding, server, startup
+from tests.benchmarks import calls, decoding, lookups, peers, server, startup, streams
 
-AREAS = {"A": calls, "D": server, "E": decoding, "F": startup}
+AREAS = {
+    "A": calls,
+    "B": streams,
+    "C": lookups,
+    "D": server,
+    "E": decoding,
+    "F": startup,
+    "peers": peers,
+}
 
 
 def main() -> int:

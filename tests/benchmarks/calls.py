@@ -13,7 +13,7 @@ from aivvm import Aivvm
 from aivvm.payload import build_request
 from aivvm.requests_transport import RequestsTransport
 from aivvm_testing import FakeAivvm, Reply
-from tests.benchmarks.table import interleaved, render
+from tests.benchmarks.table import interleaved, not_installed, render
 
 MESSAGES = [{"role": "user", "content": "Hello, how are you?"}]
 REPLY = Reply.text("Hello, мир. " * 5, chunk_size=8)
@@ -42,7 +42,7 @@ def report(*, quick: bool) -> str:
     for ours, theirs in ((DOOR_2, "responses"), (INTERCEPTED, MOCKED), (ENTERED, ENTERED_MOCK)):
         table += f"\n  {ours} takes {seconds[ours] / seconds[theirs]:.2f} x {theirs}"
     missing = [name for name in PEERS if name not in installed]
-    return table + (f"\n  not installed: {', '.join(missing)}" if missing else "")
+    return table + not_installed(missing)
 
 
 @contextmanager

@@ -17,8 +17,9 @@ import socket
 import sys
 from array import array
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
+
+from tests.benchmarks.processes import cpu_seconds, resident
 
 BODY = b'{"model": {"id": "gpt-4"}, "messages": [{"role": "user", "content": "Hello"}]}'
 REQUEST = (
@@ -76,7 +77,7 @@ def answers(port, connections, seconds):
 def streams(port, count, chunks, pid):
     """All `count` of them: how many came whole, when, and what the server needed."""
     gc.disable()
-    before, cpu = _memory(pid), _cpu(pid)
+    before, cpu = resident(pid), cpu_seconds(pid)
     socks = [connected(port) for _ in range(count)]
     top = max(sock.fileno() for sock in socks) + 1
     poll = select.epoll()
@@ -107,11 +108,11 @@ def streams(port, count, chunks, pid):
                 begun[fd] = True
                 last[fd] = now
             if over:
-                memory = memory or _memory(pid)  # nearly all are still open
+                memory = memory or resident(pid)  # nearly all are still open
                 poll.unregister(fd)
                 left -= 1
                 whole += seen[fd] == chunks
-    found = {"whole": whole, "cpu": _cpu(pid) - cpu, "memory": (memory - before) / count}
+    found = {"whole": whole, "cpu": cpu_seconds(pid) - cpu, "memory": (memory - before) / count}
     for sock in socks:
         sock.close()
     return found | {"first": _percentiles(firsts), "gap": _percentiles(gaps)}
@@ -120,17 +121,6 @@ def streams(port, count, chunks, pid):
 def _percentiles(values):
     ordered = sorted(values) or [float("nan")]
     return [ordered[int(len(ordered) * share)] for share in (0.5, 0.99)]
-
-
-def _cpu(pid):
-    """Seconds of CPU time that the process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(pid):
-    """Bytes of it that are in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main():

@@ -13,12 +13,11 @@ import json
 import re
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,8 +25,9 @@ from statistics import median
 
 from aivvm_testing import FakeAivvm
 from tests.benchmarks.load import BODY
+from tests.benchmarks.processes import output_of, run, serving
 from tests.benchmarks.served import GAP, OURS, installed
-from tests.benchmarks.table import interleaved, render
+from tests.benchmarks.table import interleaved, not_installed, render
 
 CONNECTIONS = (1, 32)
 CHUNKS = 20
@@ -54,7 +54,7 @@ def _start_and_stop(quick: bool) -> str:
     elif importlib.util.find_spec("pytest_httpserver"):
         servers["pytest_httpserver"] = _pytest_httpserver
     else:
-        left_out = "\n  not installed: pytest_httpserver"
+        left_out = not_installed(["pytest_httpserver"])
 
     def once(server):
         @contextmanager
@@ -118,29 +118,9 @@ def _pytest_httpserver() -> Iterator[None]:
 # Against a server in a process of its own
 
 
-@contextmanager
-def _served(name: str, chunks: int = 0) -> Iterator[tuple[int, int]]:
+def _served(name: str, chunks: int = 0) -> AbstractContextManager[tuple[int, int]]:
     """Its port, and its process."""
-    command = [sys.executable, "-m", "tests.benchmarks.served", name, *([str(chunks)] if chunks else [])]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline()), process.pid
-        finally:
-            process.stdin.close()
-            process.wait()
-
-
-def _run(*command: object) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
-    return done.stdout
-
-
-def _load(kind: str, *figures: object) -> str:
-    return _run(sys.executable, "-m", "tests.benchmarks.load", kind, *figures)
+    return serving("served", name, *([chunks] if chunks else []))
 
 
 def _answers(quick: bool) -> str:
@@ -152,9 +132,9 @@ def _answers(quick: bool) -> str:
 
         def once(port: int, connections: int) -> float:
             if wrk is None:
-                return float(_load("answers", port, connections, 0.05 if quick else 2))
+                return float(run("load", "answers", port, connections, 0.05 if quick else 2))
             url = f"http://127.0.0.1:{port}/api/chat"
-            told = _run(wrk, "-t1", f"-c{connections}", "-d2s", "-s", script, url)
+            told = output_of(wrk, "-t1", f"-c{connections}", "-d2s", "-s", script, url)
             assert "Non-2xx" not in told, told
             found = re.search(r"Requests/sec: +([0-9.]+)", told)
             assert found, told
@@ -172,7 +152,7 @@ def _answers(quick: bool) -> str:
     for name in names:
         figures = [(median(rates[name, n]), median(rates[OURS, n])) for n in CONNECTIONS]
         lines.append(f"  {name:44}" + "".join([f"{rate:9.0f}{ours / rate:12.1f}" for rate, ours in figures]))
-    return "\n".join([*lines, *_not_installed(missing)])
+    return "\n".join(lines) + not_installed(missing)
 
 
 def _streams(quick: bool) -> str:
@@ -191,7 +171,7 @@ def _streams(quick: bool) -> str:
         runs = []
         for _ in range(1 if quick or name != OURS else 3):
             with _served(name, chunks) as (port, pid):
-                runs.append(json.loads(_load("streams", port, count, chunks, pid)))
+                runs.append(json.loads(run("load", "streams", port, count, chunks, pid)))
         whole = min([run["whole"] for run in runs])
         gaps, firsts = (
             [1000 * median(figures) for figures in zip(*[run[key] for run in runs], strict=True)]
@@ -206,8 +186,4 @@ def _streams(quick: bool) -> str:
         if quick
         else f"  left out, as they take a thread for each stream: {', '.join(A_THREAD_EACH)}"
     )
-    return "\n".join([*lines, *([] if quick else _not_installed(missing))])
-
-
-def _not_installed(missing: list[str]) -> list[str]:
-    return [f"  not installed: {', '.join(missing)}"] if missing else []
+    return "\n".join(lines) + ("" if quick else not_installed(missing))

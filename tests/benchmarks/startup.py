@@ -1,8 +1,11 @@
-"""Area F: what an import costs, and how late the first chunk comes while recording."""
+"""Area F: what an import costs, and how late the first chunk comes while recording.
+
+A recorder is compared with none that asks in the same way: through a transport, by a one-shot `requests.post`, or by a
+Session whose connection is open. The upstream is a process of its own.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import re
@@ -10,16 +13,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 import requests
 
-from aivvm import Aivvm
-from aivvm.requests_transport import RequestsTransport
-from aivvm_testing import FakeAivvm, RecordingTransport, Reply
-from tests.benchmarks.table import render
+from tests.benchmarks.processes import serving
+from tests.benchmarks.recorders import (
+    BARE,
+    RECORDERS,
+    TAP_1,
+    TAP_2,
+    TAP_2_ADAPTER,
+    TAP_3,
+    Client,
+    Door,
+    bare,
+    bare_transport,
+    installed,
+)
+from tests.benchmarks.table import columns, not_installed, render
 
 IMPORTED = (
     "aivvm",
@@ -31,13 +45,16 @@ IMPORTED = (
     "betamax",
     "vcr",
 )
-SIX = Reply.of("one ", "two ", "three ", "four ", "five ", "six").pace(0.08)
-MESSAGES = [{"role": "user", "content": "Hello"}]
+RECORDING_PEERS = ("vcrpy, YAML", "betamax", "cassetter")
+TRANSPORT = "transport"
+ONE_SHOT = "requests.post"
+KEPT_ALIVE = "open connection"
+SELDOM = 8
 
 
 def report(*, quick: bool) -> str:
     imports = _imports(1, IMPORTED[:3]) if quick else _imports(15, IMPORTED)
-    return f"{imports}\n\n{_first_chunk(1 if quick else 40)}"
+    return f"{imports}\n\n{_first_chunk(quick)}"
 
 
 def _imports(rounds: int, wanted: Sequence[str]) -> str:
@@ -49,7 +66,7 @@ def _imports(rounds: int, wanted: Sequence[str]) -> str:
     seconds = {name: median(times) for name, times in took.items()}
     table = render("F. Import", seconds, against="import requests", unit=1e-3, name="ms")
     missing = [name for name in wanted if name not in names]
-    return table + (f"\n  not installed: {', '.join(missing)}" if missing else "")
+    return table + not_installed(missing)
 
 
 def _import_seconds(name: str) -> float:
@@ -64,63 +81,67 @@ def _import_seconds(name: str) -> float:
     return int(last) / 1e6
 
 
-def _first_chunk(rounds: int) -> str:
-    with tempfile.TemporaryDirectory() as folder, FakeAivvm() as fake, fake.server() as server:
-        fake.reply(SIX, forever=True)
+def _one_shot(door: Door) -> Door:
+    @contextmanager
+    def using(folder: str, url: str) -> Iterator[Client]:
+        with door(folder, url) as client:
+            yield Client(client.url, requests)
 
-        def bare(n: int) -> float:
-            with RequestsTransport() as transport:
-                return _time_to_first(Aivvm(transport=transport, url=server.url))
+    return using
 
-        def recorded(n: int) -> float:
-            with (
-                RequestsTransport() as transport,
-                RecordingTransport(transport, os.path.join(folder, f"{n}.jsonl")) as tap,
-            ):
-                return _time_to_first(Aivvm(transport=tap, url=server.url))
 
-        def with_vcr(n: int) -> float:
-            import vcr
+FIRST_CHUNK: dict[str, dict[str, Door]] = {
+    TRANSPORT: {BARE: bare_transport, TAP_1: RECORDERS[TAP_1].recording},
+    ONE_SHOT: {
+        BARE: _one_shot(bare),
+        TAP_2: _one_shot(RECORDERS[TAP_2].recording),
+        TAP_3: _one_shot(RECORDERS[TAP_3].recording),
+    },
+    KEPT_ALIVE: {
+        BARE: bare,
+        TAP_2: RECORDERS[TAP_2].recording,
+        TAP_2_ADAPTER: RECORDERS[TAP_2_ADAPTER].recording,
+        TAP_3: RECORDERS[TAP_3].recording,
+    },
+}
 
-            with vcr.use_cassette(str(Path(folder) / f"{n}.yaml")):
-                return _time_to_first_of_requests(requests.Session(), server.url)
 
-        def with_betamax(n: int) -> float:
-            import betamax
-
-            session = requests.Session()
-            with betamax.Betamax(session, cassette_library_dir=folder).use_cassette(f"b{n}", record="all"):
-                return _time_to_first_of_requests(session, server.url)
-
-        contenders = {"no recorder": bare, "aivvm, tap 1": recorded}
-        for name, contender in (("vcr", with_vcr), ("betamax", with_betamax)):
-            with contextlib.suppress(ModuleNotFoundError):
-                importlib.import_module(name)
-                contenders[name] = contender
-        took: dict[str, list[float]] = {name: [] for name in contenders}
+def _first_chunk(quick: bool) -> str:
+    """Contenders take turns; those that wait for the last chunk take part in one of `SELDOM` rounds."""
+    rounds = 1 if quick else 40
+    took: dict[str, list[float]] = {}
+    with serving("upstream") as (port, _), tempfile.TemporaryDirectory() as folder:
+        url = f"http://127.0.0.1:{port}"
+        slow, missing = ([], []) if quick else installed(list(RECORDING_PEERS))
         for n in range(rounds + 1):
-            for name, contender in contenders.items():
-                seconds = contender(n)
-                if n:
-                    took[name].append(seconds)
+            for kind, contenders in FIRST_CHUNK.items():
+                for name, door in contenders.items():
+                    seconds = _time_to_first(door, f"{folder}/{n}-{kind}-{name}", url, kind)
+                    if n:  # the first round only warms up
+                        took.setdefault(f"{kind}: {name}", []).append(seconds)
+            for name in slow if n % SELDOM == 1 else []:
+                door = RECORDERS[name].recording
+                seconds = _time_to_first(door, f"{folder}/{n}-{name}", url, ONE_SHOT)
+                took.setdefault(f"{ONE_SHOT}: {name}", []).append(seconds)
     medians = {name: median(times) for name, times in took.items()}
+    rows = {
+        name: (f"{1000 * value:.2f}", f"{value / medians[f'{kind}: {BARE}']:.3f}")
+        for name, value in medians.items()
+        for kind in [name.partition(":")[0]]
+    }
     title = "F. First of six chunks that are sent 80 ms apart, while recording"
-    return render(title, medians, against="no recorder", unit=1e-3, name="ms")
+    table = columns(title, ("ms", f"x {BARE} of its kind"), rows)
+    return table + ("\n  left out of a quick run: peers" if quick else not_installed(missing))
 
 
-def _time_to_first(provider: Aivvm) -> float:
-    begun = time.perf_counter()
-    answer = provider.create_completion("gpt-4", MESSAGES, stream=True)
-    next(answer)
-    took = time.perf_counter() - begun
-    answer.close()
-    return took
-
-
-def _time_to_first_of_requests(session: requests.Session, url: str) -> float:
-    body = {"model": "gpt-4", "messages": MESSAGES}
-    with session:
+def _time_to_first(door: Door, folder: str, url: str, kind: str) -> float:
+    """Seconds. A recorder is there before, and a connection that is kept open has had an answer."""
+    os.mkdir(folder)
+    target = "/kept/six" if kind == KEPT_ALIVE else "/six"
+    with door(folder, url) as client:
+        if kind == KEPT_ALIVE:
+            client.read("/kept/echo/warm")
         begun = time.perf_counter()
-        with session.post(f"{url}/api/chat", json=body, stream=True, timeout=5) as response:
-            next(response.iter_content(4096))
+        with client.reading(target) as pieces:
+            next(pieces)
             return time.perf_counter() - begun

@@ -1013,17 +1013,6 @@ def test_a_long_condition_is_shown_where_it_differs():
     assert "a-secret-of-somebody" not in message
 
 
-def test_another_service_has_no_page_for_what_is_not_scripted():
-    fake = FakeAivvm()
-    fake.on(path="/v1/a").reply("x", forever=True)
-    with pytest.raises(UnmatchedRequest, match=r"path: expected '/v1/a', but got '/v1/b'"):
-        fake.answer(Request("POST", "https://api.example.org/v1/b"))
-    for host in ("chat.aivvm.com", "127.0.0.1:3000", "localhost"):
-        reply = fake.answer(Request("POST", f"http://{host}/v1/b")).reply
-        assert reply is not None
-        assert reply.status == 404
-
-
 def test_a_connection_is_not_refused_before_what_is_owed():
     fake = FakeAivvm()
     fake.reply("a").reply(Reply.no_answer("refused")).reply("b").fault(faults.cut(after_bytes=0))

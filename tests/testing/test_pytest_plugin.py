@@ -428,7 +428,9 @@ def test_all_faults_find_what_a_naive_client_does_not_notice(suite):
     result = suite.runpytest("--aivvm-fault=all", "-rf")
     outcomes = result.parseoutcomes()
     assert outcomes["passed"] + outcomes["failed"] == len(every_fault())
-    failed = {match[1] for line in result.stdout.lines if (match := re.match(r"FAILED [^[]*\[(.*?)\]( |$)", line))}
+    failed = {
+        match[1] for line in result.stdout.lines if (match := re.match(r"FAILED [^[]*\[(.*?)\]( |$)", line))
+    }
     # What changes the content, and says nothing of it: nobody can notice.
     assert {"duplicated_chunk", "empty_answer", "nul"} <= failed
     assert not failed & {"cut", "reset", "stall", "cut@0", "server_error", "html_page", "slow_drip"}
@@ -554,18 +556,18 @@ def test_a_server_of_the_session_begins_anew_for_each_test(suite):
         def url(aivvm_session_server):
             return aivvm_session_server.url
 
-        def test_scripted(url, aivvm_session_server):
-            aivvm_session_server.fake.reply("mine")
+        def test_scripted(url, aivvm_session_fake):
+            aivvm_session_fake.reply("mine")
             assert ask(url) == "mine"
 
-        def test_echo(url, aivvm_session_server):
+        def test_echo(url, aivvm_session_fake):
             assert ask(url, "echo") == "echo"
-            assert len(aivvm_session_server.fake.calls) == 1
+            assert len(aivvm_session_fake.calls) == 1
 
-        def test_forgets(aivvm_session_server):
-            aivvm_session_server.fake.reply("never asked for")
+        def test_forgets(aivvm_session_fake):
+            aivvm_session_fake.reply("never asked for")
 
-        def test_after_that(url, aivvm_session_server):
+        def test_after_that(url):
             assert ask(url, "echo") == "echo"
         """
     )
@@ -664,6 +666,7 @@ def test_a_report_comes_home_from_a_worker(suite):
         "fake_aivvm",
         "aivvm_server",
         "aivvm_session_server",
+        "aivvm_session_fake",
         "aivvm_provider",
         "aivvm_recording",
         "aivvm_case",
