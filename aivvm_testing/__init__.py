@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # type checkers know the name; `typing` takes longer to import than all that is here
 if TYPE_CHECKING:
+    from aivvm_testing import contract as contract
     from aivvm_testing import faults as faults
     from aivvm_testing import fixtures as fixtures
     from aivvm_testing import strategies as strategies
@@ -60,7 +61,7 @@ _HOMES = {
     "aivvm_testing.replay.responses": ("ReplyResponse",),
     "aivvm_testing.reply": ("Chunk", "Ending", "Head", "Reply", "wait"),
 }
-_MODULES = ("faults", "fixtures", "strategies")
+_MODULES = ("contract", "faults", "fixtures", "strategies")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_MODULES])

@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
     for add in (_add_demo, _add_serve, _add_record, _add_replay, _add_show):
         add(verbs)
-    for add in (_add_check, _add_diff, _add_redact, _add_merge, _add_recover):
+    for add in (_add_check, _add_diff, _add_redact, _add_merge, _add_recover, _add_contract):
         add(verbs)
     return parser
 
@@ -345,6 +345,46 @@ def _add_recover(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     recover.add_argument("--out", metavar="FILE", help="where to write the recording (default: RECORDING)")
 
 
+def _add_contract(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    verb = _add(
+        verbs,
+        "contract",
+        _contract,
+        help="whether a provider or a transport of yours does what streaming needs",
+        description="Checks a streaming provider, or with --transport a transport, of anybody's against a fake server on "
+        "loopback: exact text, prompt delivery, errors, timeouts, closing, threads. FACTORY makes it: of the address "
+        "of the server, and a timeout if it takes one; a transport of nothing. What it makes is asked with "
+        "create_completion(model, messages, stream=True), or called with messages. MODULE is imported, from the "
+        "current folder too. Prints what is wrong, and what to do. Exit status 1 where anything is.",
+        example="aivvm-testing contract my_client:make --allow 'AP06=pages are shown as they are'",
+    )
+    verb.add_argument("factory", metavar="MODULE:FACTORY", help="what makes it, such as my_client:make")
+    verb.add_argument(
+        "--transport", action="store_true", help="it is a transport, with send(request, *, timeout)"
+    )
+    verb.add_argument(
+        "--only", metavar="CODE", action="append", default=[], help="run this check alone; may be repeated"
+    )
+    verb.add_argument(
+        "--allow",
+        metavar="CODE=REASON",
+        type=_allowed,
+        action="append",
+        default=[],
+        help="let this check fail, for a reason; may be repeated",
+    )
+    verb.add_argument(
+        "--model", metavar="ID", default="gpt-4", help="the model to ask for (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--patience",
+        metavar="S",
+        type=_patience,
+        default=5.0,
+        help="so many seconds may a step take before it counts as one that never ends (default: %(default)g)",
+    )
+
+
 # Options that several verbs have
 
 
@@ -468,6 +508,15 @@ def _number(value: str) -> float:
         return -1
 
 
+def _allowed(value: str) -> tuple[str, str]:
+    code, _, why = value.partition("=")
+    if not why.strip():
+        raise argparse.ArgumentTypeError(
+            f"it is a code and a reason, such as AP06='why it may', but got {value}"
+        )
+    return code, why
+
+
 def _criteria(value: str) -> tuple[str, ...]:
     names = tuple([name.strip() for name in value.split(",") if name.strip()])
     try:
@@ -505,3 +554,9 @@ def _record(options: argparse.Namespace) -> int:
     from aivvm_testing.verbs.record import record
 
     return record(options)
+
+
+def _contract(options: argparse.Namespace) -> int:
+    from aivvm_testing.verbs.contract import contract
+
+    return contract(options)

@@ -239,6 +239,9 @@ _SUSPECT = bytes({*range(32), *b"\x7f\xc2\xd8\xed"} - {*b"\n\r\t"})
 """Bytes without which text needs no other escapes than JSON's short ones: controls, and what begins the disturbing."""
 
 
+_SHORT_ESCAPES = ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
+
+
 def chunk_line(n: int, data: bytes, at: float | None) -> bytes:
     """The journal's line of a chunk: `encode` of its event, at half its cost for most text, as there are many."""
     if (
@@ -248,19 +251,17 @@ def chunk_line(n: int, data: bytes, at: float | None) -> bytes:
         or (b"\xef" in data and b"\xef\xbb\xbf" in data)
     ):
         return encode({"x": n, **chunk_event(data, at)})
-    quoted = data.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    quoted = quoted.replace(b"\n", b"\\n").replace(b"\r", b"\\r").replace(b"\t", b"\\t")
-    form = b'"text": "%b"' % quoted
     if not data.isascii():
         try:
             data.decode()
         except UnicodeDecodeError:
-            form = b'"hex": "%b"' % data.hex().encode()
-    return b'{"x": %d, %b%b}\n' % (n, _at(at), form)
-
-
-def _at(at: float | None) -> bytes:
-    return b"" if at is None else b'"at": %b, ' % float.__repr__(float(at)).encode()
+            return encode({"x": n, **chunk_event(data, at)})
+    for plain, escaped in _SHORT_ESCAPES:
+        if plain in data:
+            data = data.replace(plain, escaped)
+    if at is None:
+        return b'{"x": %d, "text": "%b"}\n' % (n, data)
+    return b'{"x": %d, "at": %a, "text": "%b"}\n' % (n, float(at), data)
 
 
 def _escaped(match: re.Match[bytes]) -> bytes:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 try:
     import fcntl
@@ -68,6 +68,8 @@ class Journal:
         self._lock = threading.RLock()  # reentrant: garbage collection may close a stream in any line
         self._last: dict[int, float] = {}  # of each open exchange: when its last event was
         self._order: list[tuple[float, int]] = []
+        self._runs: dict[int, _Run] = {}
+        self._size = 0
         self._finished = False
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._header = encode(
@@ -115,7 +117,7 @@ class Journal:
         with self._lock:
             if n in self._last and self.failure is None:
                 try:
-                    self._write(chunk_line(n, data, self._moment(n, at)))
+                    self._write(chunk_line(n, data, self._moment(n, at)), n)
                 except Exception as error:
                     self.failure = error
 
@@ -153,7 +155,11 @@ class Journal:
                     file.write(self._header)
                     for one in before:
                         file.writelines(map(encode, events(one.request, one.reply, one.started)))
-                    file.writelines(_grouped(journal, [n for _, n in sorted(self._order)]))
+                    if os.fstat(journal.fileno()).st_size != self._size:
+                        _found(journal, self._runs)  # tells the line, where a line is wrong
+                        raise CorruptRecording(self.journal_path, 0, _NOT_OURS)
+                    for _, n in sorted(self._order):
+                        file.writelines(_untagged(journal, n, self._runs[n]))
             os.unlink(self.journal_path)
             self._finished = True
 
@@ -172,15 +178,19 @@ class Journal:
     def _event(self, n: int, make: Callable[..., dict[str, object]], *args: object) -> None:
         if self.failure is None:
             try:
-                self._write(encode({"x": n, **make(*args)}))
+                self._write(encode({"x": n, **make(*args)}), n)
             except Exception as error:
                 self.failure = error
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes, n: int = 0) -> None:
+        end = self._size + len(line)
         written = self._file.write(line)
         while written < len(line):  # a disk that is nearly full takes a part
             line = line[written:]
             written = self._file.write(line)
+        if n:
+            _add(self._runs, n, self._size, end)
+        self._size = end
 
 
 def _whose(journal: str) -> str:
@@ -224,9 +234,13 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
         Reader(name, io.BytesIO(header)).header()
         order = _begun(journal)
         journal.seek(0)
+        runs, unfinished = _found(journal, order)
         with replacing(out) as file:
             file.write(header)
-            file.writelines(_grouped(journal, order))
+            for n in order:
+                file.writelines(_untagged(journal, n, runs[n]))
+                if n in unfinished:
+                    file.write(encode(ending_event(Ending("unfinished"), None)))
     os.unlink(name)
     return len(order)
 
@@ -243,43 +257,58 @@ def _begun(journal: BinaryIO) -> list[int]:
     return [n for _, n in sorted([(float(one[2]), int(one[1])) for one in found if one])]
 
 
-def _grouped(journal: BinaryIO, order: Iterable[int]) -> Iterator[bytes]:
-    """The lines of a journal without their tags, exchange by exchange, in blocks of about `BUFFER` bytes.
+_Run: TypeAlias = "array[int]"
+"""Where the lines of an exchange are: begin, end, begin, end …, neighbours as one."""
 
-    Holds one line, and where the others are. An exchange without an end is given one.
-    """
-    runs: dict[int, array[int]] = {n: array("Q") for n in order}  # of each exchange: begin, end, begin, end …
-    unfinished = set(runs)
+
+def _add(runs: dict[int, _Run], n: int, begin: int, end: int) -> None:
+    places = runs.get(n)
+    if places is None:
+        runs[n] = array("Q", (begin, end))
+    elif places[-1] == begin:
+        places[-1] = end
+    else:
+        places.extend((begin, end))
+
+
+_NOT_OURS = "not a line of this recorder: something else wrote into its journal"
+
+
+def _found(journal: BinaryIO, order: Iterable[int]) -> tuple[dict[int, _Run], set[int]]:
+    """Where the lines of each exchange are, and which exchanges have no end."""
+    runs: dict[int, _Run] = {}
+    unfinished = set(order)
     begin = len(journal.readline())
     for number, line in enumerate(journal, 2):
         if not line.endswith(b"\n"):
             break  # its recorder was stopped within it
         tag = _TAG.match(line)
         n = int(tag[1]) if tag else 0
-        places = runs.get(n)
-        if places is None:
-            why = "not a line of this recorder: something else wrote into its journal"
-            raise CorruptRecording(journal.name, number, why)
-        if places and places[-1] == begin:
-            places.pop()
-        else:
-            places.append(begin)
-        begin += len(line)
-        places.append(begin)
+        if n not in runs and n not in unfinished:
+            raise CorruptRecording(journal.name, number, _NOT_OURS)
+        _add(runs, n, begin, begin + len(line))
         if _END.match(line):
             unfinished.discard(n)
-    for n, places in runs.items():
-        tag_size = len(b'{"x": %d, ' % n)
-        for begin, end in zip(places[::2], places[1::2], strict=True):
-            journal.seek(begin)
-            while begin < end:
-                lines = journal.read(min(BUFFER, end - begin))
-                if not lines.endswith(b"\n"):
-                    lines += journal.readline()
-                begin += len(lines)
-                yield b"".join([b"{" + line[tag_size:] for line in io.BytesIO(lines)])
-        if n in unfinished:
-            yield encode(ending_event(Ending("unfinished"), None))
+        begin += len(line)
+    return runs, unfinished
+
+
+def _untagged(journal: BinaryIO, n: int, places: _Run) -> Iterator[bytes | memoryview]:
+    """The lines of an exchange without their tags, in pieces. Holds about `BUFFER` bytes, or a line."""
+    tag_size = len(b'{"x": %d, ' % n)
+    for begin, end in zip(places[::2], places[1::2], strict=True):
+        journal.seek(begin)
+        while begin < end:
+            lines = journal.read(min(BUFFER, end - begin))
+            if not lines.endswith(b"\n"):
+                lines += journal.readline()
+            begin += len(lines)
+            view, at = memoryview(lines), 0
+            while at < len(lines):
+                after = lines.find(b"\n", at) + 1
+                yield b"{"
+                yield view[at + tag_size : after]
+                at = after
 
 
 if fcntl is not None:

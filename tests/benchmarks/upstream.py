@@ -30,7 +30,8 @@ GAP = 0.08
 SIX = [b"one ", b"two ", b"three ", b"four ", b"five ", b"six"]
 ENDLESS = 2.0
 TOKEN = "tok-4f8a0c5d9be7416382"
-_LINE = 'data: {"choices": [{"delta": {"content": "A few words, ещё немного, and 一些.\\n"}}]}\n\n'.encode()
+# What a chat answers: text in several scripts, with a quotation and a line end now and then.
+_LINE = 'Most of it is plain text, ещё немного кириллицы и 少しの日本語, and once a line "a quotation".\n'.encode()
 CHUNK = (_LINE * 64)[: 4096 // len(_LINE) * len(_LINE)].ljust(4096, b".")
 BLOCK = 128  # chunks
 MALFORMED = (

@@ -19,6 +19,19 @@ from aivvm_testing.reply import Chunk, Head
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CLIENT = """
+import codecs, http.client, json, urllib.parse
+
+def make(url, timeout):
+    def ask(messages):
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=timeout)
+        connection.request("POST", "/api/chat", json.dumps({"messages": messages}))
+        with connection.getresponse() as response:
+            chunks = iter(lambda: response.read1(65536), b"")
+            yield from codecs.iterdecode(chunks, "utf-8", "replace")
+        connection.close()
+    return ask
+"""
 NOT_RUN = {"demo", "serve", "record"}  # they need time or a signal, and have tests of their own
 
 
@@ -116,6 +129,7 @@ def folder(tmp_path, monkeypatch):
     journal.chunk(n, b"Hel", 0.1)
     journal.abandon()
     Journal("recordings/b.jsonl").abandon()
+    (tmp_path / "my_client.py").write_text(CLIENT)
     secret = 'data: {"key": "sk-proj-Zq81xWvU7yTtAbCd", "customer": "cust-8f4e"}'
     reply = Reply(Head(), (Chunk(secret.encode()),))
     Recording([chat("Hello", reply)]).save("leaky.jsonl")
