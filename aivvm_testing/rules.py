@@ -12,8 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
+from itertools import takewhile
 from math import inf
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -334,7 +334,7 @@ def _around_the_difference(name: str, key: str, wanted: Any, came: Any, request:
                 value = repr(value)
         texts.append(value)
     one, other = texts
-    same = len(commonprefix(texts))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
     begin = max(0, same - _BEFORE)
 
     def piece(text: str) -> str:

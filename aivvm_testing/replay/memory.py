@@ -244,7 +244,8 @@ class _PoolInMemory:
 
     def urlopen(self, *args: Any, **options: Any) -> Any:
         retries = options.get("retries")  # which `requests` always names
-        if isinstance(retries, Retry) and self.conn_kw["network"].clock.virtual:
+        # What `requests` does by default repeats nothing, and so never sleeps.
+        if isinstance(retries, Retry) and retries.total != 0 and self.conn_kw["network"].clock.virtual:
             options["retries"] = _unhurried(retries)
         return super().urlopen(*args, **options)  # type: ignore[misc]  # it stands before a pool
 
