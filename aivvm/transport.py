@@ -31,6 +31,8 @@ class Headers(tuple[tuple[str, str], ...]):
     __slots__ = ()
 
     def __new__(cls, fields: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Headers:
+        if type(fields) is cls:
+            return fields
         pairs = fields.items() if isinstance(fields, Mapping) else fields
         return super().__new__(cls, tuple([(name, value) for name, value in pairs]))
 

@@ -115,9 +115,13 @@ class Journal:
     def chunk(self, n: int, data: bytes, at: float) -> None:
         """A chunk of exchange `n` came."""
         with self._lock:
-            if n in self._last and self.failure is None:
+            last = self._last.get(n)
+            if last is not None and self.failure is None:
+                new = at > last
+                if new:
+                    self._last[n] = at
                 try:
-                    self._write(chunk_line(n, data, self._moment(n, at)), n)
+                    self._write(chunk_line(n, data, at if new else None), n)
                 except Exception as error:
                     self.failure = error
 
@@ -183,14 +187,12 @@ class Journal:
                 self.failure = error
 
     def _write(self, line: bytes, n: int = 0) -> None:
-        end = self._size + len(line)
-        written = self._file.write(line)
-        while written < len(line):  # a disk that is nearly full takes a part
+        begin = self._size
+        self._size = end = begin + len(line)
+        while (written := self._file.write(line)) < len(line):  # a disk that is nearly full takes a part
             line = line[written:]
-            written = self._file.write(line)
         if n:
-            _add(self._runs, n, self._size, end)
-        self._size = end
+            _add(self._runs, n, begin, end)
 
 
 def _whose(journal: str) -> str:

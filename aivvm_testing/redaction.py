@@ -172,6 +172,7 @@ class Redaction:
     _kept: frozenset[str] = field(init=False, repr=False, compare=False)
     _known: dict[str, bool] = field(init=False, repr=False, compare=False)
     _harmless: set[bytes] = field(init=False, repr=False, compare=False)
+    _plain_fields: set[tuple[str, str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def become(name: str, value: object) -> None:
@@ -184,6 +185,7 @@ class Redaction:
         become("_kept", frozenset())
         become("_known", {})
         become("_harmless", set())
+        become("_plain_fields", set())
         for name in self.keep:
             if not self.is_secret(name) or _plain(name) in map(_plain, self.names):
                 near = get_close_matches(_plain(name), self._names, 1)
@@ -235,7 +237,7 @@ class Redaction:
             body = _painted(body, spans)
         url = _blanked(url, self.url_secrets(url), found)
         headers = self._blanked_headers(headers, found)
-        secrets = Secrets(found, self.compiled)
+        secrets = Secrets(found, self.compiled) if found or self.patterns else NO_SECRETS
         redacted = Request(method, url, headers, body)
         if secrets:
             redacted = secrets.blank_request(redacted)
@@ -264,12 +266,18 @@ class Redaction:
 
     def _blanked_headers(self, headers: Iterable[tuple[str, str]], found: list[str]) -> Headers:
         blanked = []
-        for name, value in headers:
-            spans = self.field_secrets(name, value)
-            blanked.append((name, _blanked(value, spans, found)))
-            if spans and value[:5].lower() == "basic":
-                with suppress(ValueError):
-                    found.append(base64.b64decode(value[spans[0][0] :]).decode().partition(":")[2])
+        for pair in headers:
+            if pair not in self._plain_fields:
+                name, value = pair
+                spans = self.field_secrets(name, value)
+                if spans:
+                    pair = name, _blanked(value, spans, found)
+                    if value[:5].lower() == "basic":
+                        with suppress(ValueError):
+                            found.append(base64.b64decode(value[spans[0][0] :]).decode().partition(":")[2])
+                elif len(value) <= _MAX_REMEMBERED and len(self._plain_fields) < 1000:
+                    self._plain_fields.add((name, value))  # every message of a session has the same
+            blanked.append(pair)
         return Headers(blanked)
 
     # Where they are: spans of characters or bytes
@@ -343,6 +351,8 @@ class Redaction:
         return True
 
     def _in_text(self, text: str, until: re.Pattern[str]) -> list[Span]:
+        if "=" not in text and "@" not in text:  # as in most
+            return []
         spans = [match.span() for match in _USERINFO.finditer(text)] if "@" in text else []
         return spans + self._parameters(_blanked(text, spans, []), until)
 
@@ -435,8 +445,13 @@ class Secrets:
         return Headers([(name, self.blank_text(value)) for name, value in headers])
 
 
+NO_SECRETS = Secrets()
+
 Searched: TypeAlias = "tuple[re.Pattern[bytes], tuple[bytes, ...]]"
 """A pattern, and what stands in all that it matches: one of these, where there are any. Saves most searches."""
+
+_MAX_REMEMBERED = 200
+"""Characters of the value of a header field, up to which it is known again."""
 
 _FEW = 8
 """Looking for so many values one by one is quicker than one pattern of them all: 2 to 35 us in 4 KiB."""

@@ -33,8 +33,8 @@ from aivvm_testing.record.answer import MAX_CHUNK, AnswerChunk, AnswerHead, Answ
 from aivvm_testing.record.coding import Decoding
 from aivvm_testing.record.tap import Entry, Tap
 from aivvm_testing.redaction import DEFAULT, Redaction
-from aivvm_testing.reply import EndingKind, Head
-from aivvm_testing.wire import Incoming, Refusal, RequestParser, body_framing
+from aivvm_testing.reply import EndingKind
+from aivvm_testing.wire import Incoming, Refusal, RequestParser
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -310,10 +310,14 @@ class _Socket:
         raw = self.own.makefile(mode, 0)
         if isinstance(raw, io.BufferedReader):
             raw = raw.detach()
-        return io.BufferedReader(_Stream(raw, self._attempt))
+        return io.BufferedReader(_Stream(raw, self._attempt), _READ_AHEAD)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.own, name)
+
+
+_READ_AHEAD = 32 * 1024
+"""Bytes that are read at once where so many have come; four times what `http.client` reads."""
 
 
 class _Stream(io.RawIOBase):
@@ -409,7 +413,8 @@ class _Attempt:
                     self._refusal = event.why
 
     def _begin(self, request: Request) -> Entry:
-        request = request._replace(headers=request.headers.without("proxy-authorization"))
+        if request.headers.get("proxy-authorization") is not None:
+            request = request._replace(headers=request.headers.without("proxy-authorization"))
         self._entry = entry = self._tap.begin(request, self._timer)
         return entry
 
@@ -456,13 +461,12 @@ class _Attempt:
 
     def _head(self, entry: Entry, head: AnswerHead) -> None:
         self._headed = True
-        framing = body_framing(Head(head.status, head.reason, head.headers), self._method)
-        if framing == "chunked" and head.headers.get("transfer-encoding") is None:
+        if self._answer.until_close:
             # Its end is the connection's, without a word about that; a reply that does not say so is sent in chunks.
             head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
         coding = ", ".join(head.headers.get_all("content-encoding"))
         self._held = head, self._at
-        if coding.strip().lower() not in ("", "identity"):
+        if coding and coding.strip().lower() not in ("", "identity"):
             with suppress(ValueError):
                 self._decoding = Decoding(coding)
                 return

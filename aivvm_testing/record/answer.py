@@ -12,6 +12,7 @@ memory are bounded, by a head or trailers of 64 KiB and a chunk of 16 MiB: a lon
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from aivvm.transport import Headers
@@ -47,6 +48,8 @@ class AnswerEnd(NamedTuple):
     data: bytes = b""
 
 
+_Stage: TypeAlias = Literal["head", "length", "close", "size", "long chunk", "trailers", "over"]
+
 AnswerEvent: TypeAlias = "AnswerHead | AnswerChunk | AnswerEnd"
 
 
@@ -72,6 +75,7 @@ class AnswerParser:
         "_seen",
         "_stage",
         "head_size",
+        "until_close",
     )
 
     def __init__(self, method: str = "GET", *, max_head: int = MAX_HEAD, max_chunk: int = MAX_CHUNK) -> None:
@@ -81,11 +85,13 @@ class AnswerParser:
         self._buffer = bytearray()  # what is in no event yet
         self._seen = 0  # so much of it was looked at before, in vain
         self._line_checked = False
-        self._stage: Literal["head", "length", "close", "size", "long chunk", "trailers", "over"] = "head"
+        self._stage: _Stage = "head"
         self._left = 0  # of a body with a length, of a long chunk, or of the room for trailers
         self._keeps = False
         self.head_size = 0
         """Bytes up to the end of the head, those of skipped answers included; what is fed beyond them is the body."""
+        self.until_close = False
+        """Whether the body ends with the connection, and nothing in the head says so; known with the head."""
 
     @property
     def over(self) -> bool:
@@ -163,35 +169,20 @@ class AnswerParser:
                 raise _Malformed
             self._seen = len(buffer)
             return False
-        head = _parse_head(bytes(buffer[: found.end()]))
-        del buffer[: found.end()]
-        self.head_size += found.end()
+        size = found.end()
+        data = bytes(buffer[:size])
+        known = (_remembered if size <= _MAX_REMEMBERED else _known)(data, self._method)
+        del buffer[:size]
+        self.head_size += size
         self._seen = 0
         self._line_checked = False
-        if head.status >= 200:
-            events.append(head)
-            self._begin_body(head)
+        if known.head.status >= 200:
+            events.append(known.head)
+            self._stage, self._left = known.stage, known.left
+            self._keeps, self.until_close = known.keeps, known.until_close
             if self._stage == "length" and not self._left:
                 self._complete(events)
         return True
-
-    def _begin_body(self, head: AnswerHead) -> None:
-        fields = head.headers
-        coded = fields.get("transfer-encoding") is not None
-        framing = body_framing(Head(head.status, head.reason, fields), self._method)
-        if isinstance(framing, int):
-            self._stage = "length"
-            self._left = framing
-        elif coded and framing == "chunked":
-            self._stage = "size"
-        else:
-            self._stage = "close"
-            return
-        said = _SEPARATOR.split(",".join(fields.get_all("connection")).lower())
-        persistent = "close" not in said and (head.version != "1.0" or "keep-alive" in said)
-        # Two framings, or one that HTTP/1.0 does not have: where the next answer begins is anyone's guess.
-        dubious = coded and (head.version == "1.0" or fields.get("content-length") is not None)
-        self._keeps = persistent and not dubious
 
     def _read_chunk(self, events: list[AnswerEvent]) -> bool:
         buffer = self._buffer
@@ -265,19 +256,63 @@ class _Malformed(Exception):
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\r\n\0]*))?\r?\n")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:([^\r\n\0]*)\r?\n")
+_PLAIN_FIELD = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)\r\n", re.MULTILINE)
 _FOLDED = re.compile(rb"[ \t]([^\r\n\0]*)\r?\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?\r?\n")
 _SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
 
 
+class _Known(NamedTuple):
+    """A head, and what it says of its body and its connection."""
+
+    head: AnswerHead
+    stage: _Stage
+    left: int
+    keeps: bool = False
+    until_close: bool = False
+
+
+def _known(data: bytes, method: str) -> _Known:
+    """What the head that these bytes are, up to and with its empty line, says in answer to such a request."""
+    head = _parse_head(data)
+    fields = head.headers
+    coded = fields.get("transfer-encoding") is not None
+    framing = body_framing(Head(head.status, head.reason, fields), method)
+    if not isinstance(framing, int) and not (coded and framing == "chunked"):
+        return _Known(head, "close", 0, until_close=framing == "chunked")
+    said = _SEPARATOR.split(",".join(fields.get_all("connection")).lower())
+    persistent = "close" not in said and (head.version != "1.0" or "keep-alive" in said)
+    # Two framings, or one that HTTP/1.0 does not have: where the next answer begins is anyone's guess.
+    dubious = coded and (head.version == "1.0" or fields.get("content-length") is not None)
+    stage: _Stage = "length" if isinstance(framing, int) else "size"
+    return _Known(head, stage, framing if isinstance(framing, int) else 0, persistent and not dubious)
+
+
+# A server repeats itself: until the next second its heads are mostly the same. Long ones are not worth their memory.
+_MAX_REMEMBERED = 2048
+_remembered = lru_cache(maxsize=64)(_known)
+
+
 def _parse_head(data: bytes) -> AnswerHead:
     """The head that these bytes are, up to and with its empty line."""
-    lines = data.splitlines(keepends=True)
-    first = _STATUS_LINE.fullmatch(lines[0])
+    begin = data.index(b"\n") + 1
+    first = _STATUS_LINE.fullmatch(data, 0, begin)
     if first is None or first[2] == b"101":
         raise _Malformed
+    plain = _PLAIN_FIELD.findall(data[begin:].decode("latin-1"))
+    # Each match is a whole line, so they are all lines if together they are as long.
+    if begin + sum([len(name) + len(value) + 3 for name, value in plain]) + 2 == len(data):
+        fields = [(name, value.strip(" \t")) for name, value in plain]
+    else:
+        fields = _lenient_fields(data[begin:])
+    version = "1.0" if first[1] == b"0" else "1.1"
+    return AnswerHead(int(first[2]), (first[3] or b"").decode("latin-1"), Headers(fields), version)
+
+
+def _lenient_fields(data: bytes) -> list[tuple[str, str]]:
+    """The fields of lines that may end in LF alone, be folded, or have blanks before their colon."""
     fields: list[tuple[str, str]] = []
-    for line in lines[1:-1]:
+    for line in data.splitlines(keepends=True)[:-1]:
         if field := _FIELD.fullmatch(line):
             fields.append((field[1].decode("ascii"), field[2].decode("latin-1").strip(" \t")))
         elif fields and (folded := _FOLDED.fullmatch(line)):
@@ -285,5 +320,4 @@ def _parse_head(data: bytes) -> AnswerHead:
             fields.append((name, f"{value} {folded[1].decode('latin-1').strip(' ')}".strip(" \t")))
         else:
             raise _Malformed
-    version = "1.0" if first[1] == b"0" else "1.1"
-    return AnswerHead(int(first[2]), (first[3] or b"").decode("latin-1"), Headers(fields), version)
+    return fields
