@@ -71,7 +71,7 @@ class Journal:
         self._runs: dict[int, _Run] = {}
         self._size = 0
         self._finished = False
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._header = encode(
             header_event(checked_origin(origin), checked_note(note), checked_moment(recorded_at) or now, None)
         )

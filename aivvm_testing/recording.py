@@ -184,9 +184,10 @@ class Recording(Sequence[Exchange]):
         """All exchanges of these recordings, such as those of several processes, in the order in which they started.
 
         It begins when the first of them did: what `started` after another beginning is moved by the difference, in
-        microseconds at best, and as exact as `recorded_at` is (taps write whole seconds). Recordings without a `recorded_at` are taken to
-        have begun together; exchanges that started together are in the order of the recordings, and of each. Notes are
-        joined, each once; origins that differ make it `converted`; `expected` is left out.
+        microseconds at best, and as exact as `recorded_at` is (taps write milliseconds). Recordings without a
+        `recorded_at` are taken to have begun together; exchanges that started together are in the order of the
+        recordings, and of each. Notes are joined, each once; origins that differ make it `converted`; `expected` is
+        left out.
 
         Raises `ValueError` where some recordings have a `recorded_at` and others none.
         """

@@ -28,6 +28,7 @@ LAYERS = {
         ["replay.transport", "replay.memory", "replay.loop", "record.__init__", "record.tap"],
         ["replay.server"],
         ["record.answer", "record.coding", "conformance.__init__", "conformance.bench"],
+        ["record.account"],
         ["replay.adapter", "record.transport", "record.adapter", "record.proxy"],
         ["conformance.providers", "conformance.transports"],
         ["replay.responses", "record.use", "contract"],

@@ -16,7 +16,6 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache, wraps
 from http.client import HTTPException, RemoteDisconnected
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -29,9 +28,9 @@ from requests.adapters import HTTPAdapter
 from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock, Timer
 from aivvm_testing.errors import SetupFailure
-from aivvm_testing.record.answer import MAX_CHUNK, AnswerChunk, AnswerHead, AnswerParser
-from aivvm_testing.record.coding import Decoding
-from aivvm_testing.record.tap import Entry, Tap
+from aivvm_testing.record.account import Account
+from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerParser
+from aivvm_testing.record.tap import Tap
 from aivvm_testing.redaction import DEFAULT, Redaction
 from aivvm_testing.reply import EndingKind
 from aivvm_testing.wire import Incoming, Refusal, RequestParser
@@ -366,8 +365,8 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 self.over = True
                 self._tap.failed(error)
-                if self._entry is not None:
-                    self._entry.end("closed", "the rest could not be recorded")
+                if self._account is not None:
+                    self._account.end("closed", "the rest could not be recorded")
 
     return told
 
@@ -385,7 +384,7 @@ class _Attempt:
         self._tap = tap
         self._timer = timer
         self._at = 0.0  # when the last bytes came
-        self._entry: Entry | None = None
+        self._account: Account | None = None
         host = f"[{pool.host}]" if ":" in pool.host else pool.host
         self._scheme: str = pool.scheme
         self._authority = host if pool.port in (None, _PORTS.get(self._scheme)) else f"{host}:{pool.port}"
@@ -394,9 +393,6 @@ class _Attempt:
         self._refusal: str | None = None
         self._method: str = meant[0]
         self._answer = AnswerParser(self._method)
-        self._headed = False
-        self._held: tuple[AnswerHead, float] | None = None  # until it is known whether its body decodes
-        self._decoding: Decoding | None = None
         self._malformed: bytearray | None = None  # what came since then, as a reader may be able to read it
         self._sending = True
 
@@ -405,20 +401,20 @@ class _Attempt:
     @_harmless
     def sent(self, data: Any) -> None:
         """These bytes were sent, or some of them."""
-        if self._entry is None:
+        if self._account is None:
             for event in self._requests.feed(data):
                 if isinstance(event, Incoming):
                     self._begin(event.request)
                 elif isinstance(event, Refusal):
                     self._refusal = event.why
 
-    def _begin(self, request: Request) -> Entry:
+    def _begin(self, request: Request) -> Account:
         if request.headers.get("proxy-authorization") is not None:
             request = request._replace(headers=request.headers.without("proxy-authorization"))
-        self._entry = entry = self._tap.begin(request, self._timer)
-        return entry
+        self._account = Account(self._tap.begin(request, self._timer), self._timer, self._answer)
+        return self._account
 
-    def _begin_unsent(self) -> Entry:
+    def _begin_unsent(self) -> Account:
         """The request that was to be sent, where not all of it was, as far as it is known."""
         method, target, body, fields = self._meant
         url = f"{self._scheme}://{self._authority}{target}" if target.startswith("/") else target
@@ -440,7 +436,7 @@ class _Attempt:
     @_harmless
     def came(self, data: bytes) -> None:
         """These bytes came; none are the end of the connection."""
-        entry = self._entry or self._begin_unsent()
+        account = self._account or self._begin_unsent()
         self._at = self._timer.elapsed()
         if self._malformed is not None:
             self._malformed += data
@@ -448,81 +444,27 @@ class _Attempt:
                 self._end("cut", at=self._at)
             return
         for event in self._answer.feed(data) if data else self._answer.finish():
-            if isinstance(event, AnswerChunk):
-                self._chunk(entry, event.data)
-            elif isinstance(event, AnswerHead):
-                self._head(entry, event)
-            elif event.kind == "complete":
-                self._complete(event.data)
+            if not isinstance(event, AnswerEnd) or event.kind == "complete":
+                account.note(event, self._at)
+                self.over = account.kind is not None
             elif data:
                 self._malformed = bytearray(event.data)
             else:
-                self._end("cut", data=self._decoded_rest(event.data), at=self._at)
-
-    def _head(self, entry: Entry, head: AnswerHead) -> None:
-        self._headed = True
-        if self._answer.until_close:
-            # Its end is the connection's, without a word about that; a reply that does not say so is sent in chunks.
-            head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
-        coding = ", ".join(head.headers.get_all("content-encoding"))
-        self._held = head, self._at
-        if coding and coding.strip().lower() not in ("", "identity"):
-            with suppress(ValueError):
-                self._decoding = Decoding(coding)
-                return
-        self._write_head(entry)
-
-    def _write_head(self, entry: Entry) -> None:
-        if self._held is not None:
-            (status, reason, headers, _), at = self._held
-            self._held = None
-            entry.head(status, reason, headers, at=at, decoded=self._decoding is not None)
-
-    def _chunk(self, entry: Entry, data: bytes) -> None:
-        if self._decoding is not None:
-            try:
-                data = self._decoding.feed(data)
-            except ValueError as error:
-                if self._held is None:
-                    self._end("cut", f"the answer does not decode: {error}", b"", self._at)
-                    return
-                self._decoding = None
-            self._write_head(entry)
-        if data:
-            entry.chunk(data, at=self._at)
-
-    def _complete(self, data: bytes) -> None:
-        if self._decoding is not None and self._held is None:
-            try:
-                self._decoding.finish()
-            except ValueError as error:
-                self._end("cut", f"the answer does not decode: {error}", b"", self._at)
-                return
-        self._end("complete", data=data, at=self._at)
-
-    def _decoded_rest(self, data: bytes) -> bytes:
-        """What has come of an HTTP chunk, decoded where the chunks are."""
-        if self._decoding is None or self._held is not None or not data:
-            return data
-        try:
-            part = self._decoding.feed(data.partition(b"\n")[2])
-        except ValueError:
-            part = b""
-        return b"%x\r\n%b" % (len(part) + 1, part) if part else b""
+                self._end("cut", rest=event.data, at=self._at)
 
     # Its end
 
     @_harmless
     def broke(self, error: BaseException) -> None:
         """Reading the answer raised this."""
-        self._end(*_ending_of(error, self._headed))
+        self._end(*_ending_of(error, self._has_head))
 
     @_harmless
     def failed(self, error: BaseException) -> None:
         """There is no answer, but this."""
         self._sending = False
         handshake = self.connecting == "directly" and self._scheme == "https"
-        self._end(*_ending_of(error, self._headed, connecting=bool(self.connecting), handshake=handshake))
+        self._end(*_ending_of(error, self._has_head, connecting=bool(self.connecting), handshake=handshake))
 
     @_harmless
     def answered(self) -> None:
@@ -540,26 +482,26 @@ class _Attempt:
         if not self._sending:  # else whoever sends tells why
             self._end("closed")
 
+    @property
+    def _has_head(self) -> bool:
+        return self._account is not None and self._account.status is not None
+
     def _end(
         self,
         kind: EndingKind,
         error: str | None = None,
-        data: bytes | None = None,
+        *,
+        rest: bytes | None = None,
         at: float | None = None,
     ) -> None:
         if self.over:
             return
-        entry = self._entry or self._begin_unsent()
-        if self._malformed is not None:
-            data = bytes(self._malformed)
-            kind = "cut" if kind == "closed" else kind
-        elif data is None:
-            data = self._decoded_rest(self._answer.pending)
+        account = self._account or self._begin_unsent()
         self.over = True
-        if self._held is not None:  # there is no body
-            self._decoding = None
-            self._write_head(entry)
-        entry.end(kind, error, data, at=at)
+        if self._malformed is not None:
+            account.end("cut" if kind == "closed" else kind, error, bytes(self._malformed), at=at)
+        else:
+            account.end(kind, error, rest=self._answer.pending if rest is None else rest, at=at)
 
 
 _PORTS = {"http": 80, "https": 443}

@@ -38,14 +38,13 @@ from urllib.parse import urlsplit
 
 from aivvm.terminal import one_line
 from aivvm.transport import DEFAULT_TIMEOUT, Headers, Request, Timeout
-from aivvm_testing.clock import Timer
-from aivvm_testing.record.answer import AnswerChunk, AnswerEnd, AnswerEvent, AnswerHead, AnswerParser
-from aivvm_testing.record.coding import Decoding
-from aivvm_testing.record.tap import Entry, Tap
+from aivvm_testing.record.account import Account
+from aivvm_testing.record.answer import AnswerChunk, AnswerEnd, AnswerHead, AnswerParser
+from aivvm_testing.record.tap import Tap
 from aivvm_testing.redaction import DEFAULT, Redaction, redact_text
-from aivvm_testing.reply import HEADLESS_KINDS, EndingKind, Head
+from aivvm_testing.reply import HEADLESS_KINDS, EndingKind
 from aivvm_testing.sockets import reset_on_close, unacknowledged
-from aivvm_testing.wire import CONTINUE, AwaitsContinue, Event, Incoming, RequestParser, body_framing
+from aivvm_testing.wire import CONTINUE, AwaitsContinue, Event, Incoming, RequestParser
 
 _READ_SIZE = 64 * 1024
 _MOST_CONNECTIONS = 256  # each has a thread; whoever comes then waits to be accepted
@@ -377,99 +376,6 @@ class _Running:
             self._slots.release()
 
 
-class _Account:
-    """What is written down of one answer, its content-coding undone as `coding` says."""
-
-    def __init__(self, entry: Entry, timer: Timer, method: str) -> None:
-        self.status: int | None = None
-        self.kind: EndingKind | None = None
-        self.chunks = 0
-        self._entry = entry
-        self._timer = timer
-        self._method = method
-        self._decoding: Decoding | None = None
-        self._held: tuple[AnswerHead, float] | None = None  # until it is known whether its body decodes
-
-    def note(self, event: AnswerEvent) -> None:
-        if self.kind is not None:
-            return
-        if isinstance(event, AnswerHead):
-            self._head(event)
-        elif isinstance(event, AnswerChunk):
-            self._chunk(event.data)
-        elif event.kind == "complete":
-            self._complete(event.data)
-
-    def end(self, kind: EndingKind, why: str | None = None, data: bytes = b"", *, rest: bytes = b"") -> None:
-        """It is over, with these raw bytes, or with the `rest`: what came of a chunk. What was said first stays."""
-        if self.kind is None:
-            if self._held is not None:
-                self._release(decoded=False)
-            self.kind = kind
-            self._entry.end(kind, why, data or self._decoded(rest))
-
-    def _decoded(self, rest: bytes) -> bytes:
-        if self._decoding is None:
-            return rest
-        try:
-            part = self._decoding.feed(rest.partition(b"\n")[2])
-        except ValueError:
-            part = b""
-        return b"%x\r\n%b" % (len(part) + 1, part) if part else b""  # one more, as it is not whole either
-
-    def _head(self, head: AnswerHead) -> None:
-        self.status = head.status
-        if body_framing(Head(head.status, head.reason, head.headers), self._method) == "chunked" and (
-            head.headers.get("transfer-encoding") is None
-        ):
-            # Only its connection says where it ends; a replay is to know, and the client is told so, too.
-            head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
-        coding = ", ".join(head.headers.get_all("content-encoding"))
-        if coding.strip(" \t,"):
-            with suppress(ValueError):
-                self._decoding = Decoding(coding)
-        self._held = head, self._timer.elapsed()
-        if self._decoding is None:
-            self._release(decoded=False)
-
-    def _release(self, *, decoded: bool) -> None:
-        assert self._held is not None
-        head, at = self._held
-        self._held = None
-        if not decoded:
-            self._decoding = None
-        self._entry.head(head.status, head.reason, head.headers, at=at, decoded=decoded)
-
-    def _chunk(self, data: bytes) -> None:
-        if self._decoding is not None:
-            try:
-                decoded = self._decoding.feed(data)
-            except ValueError as error:
-                if self._held is None:
-                    self._undecodable(error)
-                    return
-                self._release(decoded=False)
-            else:
-                if self._held is not None:
-                    self._release(decoded=True)
-                data = decoded
-        if data:
-            self._entry.chunk(data)
-            self.chunks += 1
-
-    def _complete(self, data: bytes) -> None:
-        if self._decoding is not None and self._held is None:
-            try:
-                self._decoding.finish()
-            except ValueError as error:
-                self._undecodable(error)
-                return
-        self.end("complete", data=data)
-
-    def _undecodable(self, error: ValueError) -> None:
-        self.end("cut", f"the answer does not decode as its content-encoding says: {error}")
-
-
 class _Connection:
     """One client, and its connection to the upstream, in one thread."""
 
@@ -537,8 +443,8 @@ class _Connection:
         request = self._to.forwarded(incoming)
         tap = self._running.tap
         timer = tap.clock.timer()
-        account = _Account(tap.begin(request, timer), timer, request.method)
         parser = AnswerParser(request.method)
+        account = Account(tap.begin(request, timer), timer, parser)
         try:
             self._reach()
             self._unsent = memoryview(_request_bytes(request, self._to.target(incoming.request)))
@@ -554,7 +460,7 @@ class _Connection:
 
     # Answers
 
-    def _carry(self, incoming: Incoming, parser: AnswerParser, account: _Account) -> bool:
+    def _carry(self, incoming: Incoming, parser: AnswerParser, account: Account) -> bool:
         """Passes the answer on, read by read; whether both connections go on."""
         modern = incoming.version != "1.0"
         fed = 0
@@ -598,7 +504,7 @@ class _Connection:
         what = "something that is not an HTTP answer" if status is None else "a body with malformed chunks"
         return f"{self._to.authority} sent {what}"
 
-    def _hand_on(self, failure: _Failed, incoming: Incoming, parser: AnswerParser, account: _Account) -> bool:
+    def _hand_on(self, failure: _Failed, incoming: Incoming, parser: AnswerParser, account: Account) -> bool:
         """What the client gets of a failure; whether its connection goes on."""
         data = parser.pending if failure.data is None else failure.data
         answered = account.status is not None

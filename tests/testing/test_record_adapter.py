@@ -916,7 +916,7 @@ def test_an_answer_whose_coding_lacks_its_end_is_cut_where_readers_miss_it(
         assert session.get(peer.url).content == b"one"
     [reply] = recorded(path)
     assert (data_of(reply), reply.ending.kind) == ([b"one"], "cut")
-    assert reply.ending.error == "the answer does not decode: the end of its zstd is missing"
+    assert reply.ending.error == "the answer does not decode as its content-encoding says: the end of its zstd is missing"
 
 
 def test_a_chunk_that_decodes_to_nothing_yet_is_no_chunk(path: Path) -> None:
@@ -931,7 +931,7 @@ def test_an_answer_that_is_damaged_further_on_is_cut_there(path: Path) -> None:
     with serving(coded(b"gzip", zipped(b"one", b"two")[0], b"\xff" * 9)) as peer:
         reply = failing(path, peer.url)
     assert (data_of(reply), reply.ending.kind, reply.ending.data) == ([b"one"], "cut", b"")
-    assert (reply.ending.error or "").startswith("the answer does not decode: ")
+    assert (reply.ending.error or "").startswith("the answer does not decode as its content-encoding says: ")
 
 
 def test_a_coded_answer_that_breaks_inside_a_chunk_ends_with_what_came_of_it(path: Path) -> None:

@@ -950,7 +950,7 @@ class TestJournal:
         Journal(tmp_path / "f").finish()
         recording = Recording.load(tmp_path / "f")
         assert recording.origin == "recorded"
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", recording.recorded_at or "")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", recording.recorded_at or "")
 
     def test_time_that_steps_back_stands_still(self, tmp_path: Path) -> None:
         journal = Journal(tmp_path / "f")

@@ -1,0 +1,122 @@
+"""One answer on its way from a parser into a tap's entry, its content-coding undone.
+
+For taps that see the bytes of an answer: they feed an `AnswerParser` and tell its events here, and how it ended where no
+event says that. An answer is written down decoded, or, where its body does not decode from the start, as it came; one
+that stops decoding later ends there. Bytes, sockets and what a caller is told are the taps' business.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from aivvm.transport import Headers
+from aivvm_testing.clock import Timer
+from aivvm_testing.record.answer import AnswerChunk, AnswerEvent, AnswerHead, AnswerParser
+from aivvm_testing.record.coding import Decoding
+from aivvm_testing.record.tap import Entry
+from aivvm_testing.reply import EndingKind
+
+
+class Account:
+    """Writes what `answer`, a parser, finds into `entry`. Moments are `at`, in seconds, else those of `timer`.
+
+    `status` and `kind` are those of the head and of the ending, None until then; `chunks` counts what was written.
+    For one thread at a time.
+    """
+
+    def __init__(self, entry: Entry, timer: Timer, answer: AnswerParser) -> None:
+        self.status: int | None = None
+        self.kind: EndingKind | None = None
+        self.chunks = 0
+        self._entry = entry
+        self._timer = timer
+        self._answer = answer
+        self._decoding: Decoding | None = None
+        self._held: tuple[AnswerHead, float] | None = None  # until it is known whether its body decodes
+
+    def note(self, event: AnswerEvent, at: float | None = None) -> None:
+        """This was found; but how an answer broke off, which the end of one that is `cut` does not tell, is for `end`."""
+        if self.kind is not None:
+            return
+        if isinstance(event, AnswerChunk):
+            self._chunk(event.data, at)
+        elif isinstance(event, AnswerHead):
+            self._head(event, at)
+        elif event.kind == "complete":
+            self._complete(event.data, at)
+
+    def end(
+        self,
+        kind: EndingKind,
+        why: str | None = None,
+        data: bytes = b"",
+        *,
+        rest: bytes = b"",
+        at: float | None = None,
+    ) -> None:
+        """It is over, with these raw bytes, or with the `rest`: what came of a chunk. What was said first stays."""
+        if self.kind is None:
+            if self._held is not None:  # there is no body
+                self._release(decoded=False)
+            self.kind = kind
+            self._entry.end(kind, why, data or self._decoded(rest), at=at)
+
+    def _head(self, head: AnswerHead, at: float | None) -> None:
+        self.status = head.status
+        if self._answer.until_close:
+            # Only its connection says where it ends. A replay is to know, as a reply that does not say so is chunked.
+            head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
+        self._held = head, self._timer.elapsed() if at is None else at
+        coding = ", ".join(head.headers.get_all("content-encoding"))
+        if coding and coding.strip(" \t,").lower() not in ("", "identity"):
+            with suppress(ValueError):
+                self._decoding = Decoding(coding)
+                return
+        self._release(decoded=False)
+
+    def _release(self, *, decoded: bool) -> None:
+        assert self._held is not None
+        (status, reason, headers, _), at = self._held
+        self._held = None
+        if not decoded:
+            self._decoding = None
+        self._entry.head(status, reason, headers, at=at, decoded=decoded)
+
+    def _chunk(self, data: bytes, at: float | None) -> None:
+        if self._decoding is not None:
+            try:
+                decoded = self._decoding.feed(data)
+            except ValueError as error:
+                if self._held is None:
+                    self._undecodable(error, at)
+                    return
+                self._release(decoded=False)
+            else:
+                data = decoded
+                if self._held is not None:
+                    self._release(decoded=True)
+        if data:
+            self._entry.chunk(data, at=at)
+            self.chunks += 1
+
+    def _complete(self, data: bytes, at: float | None) -> None:
+        if self._decoding is not None and self._held is None:
+            try:
+                self._decoding.finish()
+            except ValueError as error:
+                self._undecodable(error, at)
+                return
+        self.end("complete", data=data, at=at)
+
+    def _undecodable(self, error: ValueError, at: float | None) -> None:
+        self.end("cut", f"the answer does not decode as its content-encoding says: {error}", at=at)
+
+    def _decoded(self, rest: bytes) -> bytes:
+        """What came of a chunk, size and all, decoded where the chunks are."""
+        if self._decoding is None or not rest:
+            return rest
+        try:
+            part = self._decoding.feed(rest.partition(b"\n")[2])
+        except ValueError:
+            part = b""
+        return b"%x\r\n%b" % (len(part) + 1, part) if part else b""  # one more, as it is not whole either
