@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aivvm_testing import contract as contract
     from aivvm_testing import faults as faults
     from aivvm_testing import fixtures as fixtures
+    from aivvm_testing import stateful as stateful
     from aivvm_testing import strategies as strategies
     from aivvm_testing.call import Call as Call
     from aivvm_testing.clock import SystemClock as SystemClock
@@ -61,7 +62,7 @@ _HOMES = {
     "aivvm_testing.replay.responses": ("ReplyResponse",),
     "aivvm_testing.reply": ("Chunk", "Ending", "Head", "Reply", "wait"),
 }
-_MODULES = ("contract", "faults", "fixtures", "strategies")
+_MODULES = ("contract", "faults", "fixtures", "stateful", "strategies")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_MODULES])

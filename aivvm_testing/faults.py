@@ -91,6 +91,10 @@ class Fault:
     def __repr__(self) -> str:
         return " | ".join([str(step) for step in self.steps])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For hypothesis and IPython, which would list the fields."""
+        printer.text(repr(self))
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

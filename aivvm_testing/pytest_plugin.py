@@ -287,6 +287,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         _run(session.config).claim(items)
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    outcome: Any = yield
+    if not outcome.get_result().passed:  # a module that is skipped, or cannot be imported
+        _partial.add(collector.config)
+
+
 def pytest_deselected(items: list[pytest.Item]) -> None:
     _partial.update([item.config for item in items[:1]])
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from math import isfinite
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from aivvm.transport import Headers
 
@@ -353,6 +353,10 @@ class Reply:
         how = "" if ending.kind == "complete" else f".{ending.kind}()"
         then = f" + {_shown(ending.data)}" if ending.data else ""
         return f"Reply.of({', '.join(parts)}){how}{then}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For hypothesis and IPython, which would list the fields."""
+        printer.text(repr(self))
 
 
 def _as_bytes(part: object) -> bytes:

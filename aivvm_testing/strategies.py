@@ -5,17 +5,22 @@ These strategies compose instead: characters of every UTF-8 length, text that lo
 of ill-formed bytes. Every strategy is wide by default and narrowed by keyword; arguments are checked at the call;
 everything shrinks towards short, plain and immediate.
 
-Only this module imports hypothesis. It makes values and does nothing with them: no I/O, no assertions.
+Importing it changes no setting of hypothesis. Values are made here and nothing is done with them: no I/O, no
+assertions. The machine that asks a provider is in `stateful`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
-from itertools import pairwise
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from functools import reduce
+from inspect import signature
+from itertools import chain, pairwise, repeat
+from operator import or_
+from typing import Any, TypeVar, get_args
 
 try:
+    from hypothesis import settings
     from hypothesis import strategies as st
     from hypothesis.errors import InvalidArgument
     from hypothesis.strategies import SearchStrategy
@@ -28,6 +33,7 @@ except ModuleNotFoundError as error:
 from aivvm.models import MODELS
 from aivvm.payload import DEFAULT_URL
 from aivvm.transport import Headers, Request
+from aivvm_testing.faults import CATALOGUE, Fault, Group, Kind, named
 from aivvm_testing.format import ORIGINS, Origin
 from aivvm_testing.recording import Exchange, Recording
 from aivvm_testing.reply import ENDING_KINDS, HEADLESS_KINDS, Chunk, Ending, EndingKind, Head, Reply
@@ -88,13 +94,16 @@ ILL_FORMED = (
 """Bytes that are not UTF-8, each for another reason: a continuation alone, a byte that never occurs, sequences cut
 short, overlong forms, encoded surrogates, code points above U+10FFFF, and other encodings (Unicode, table 3-7)."""
 
+_Text = TypeVar("_Text", bound=str)
+
 _METHODS = ("POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 _PATHS = ("/api/chat", "/api/models", "/", "/api/chat?x=1&y=%C3%A9")
 _STATUSES = (200, 201, 308, 400, 403, 404, 429, 500, 503, 599)
 _HEADER_NAMES = ("content-type", "Content-Type", "X-oDD-CaSe", "Via", "via", "x-request-id")
 _DECODED = (("content-encoding", "gzip"), ("Content-Length", "123"))
 _ROLES = ("user", "assistant", "system")
-
+_MOST_CHUNKS, _MOST_BYTES = 8, 64  # where in a reply that is not known a fault happens
+_BLOCKS = (4096, 4097, 8192, 8193)  # bytes: what readers ask for at once, and one more
 
 # Text and bytes
 
@@ -126,6 +135,8 @@ def byte_streams(
 
     `well_formed` says whether all chunks joined are UTF-8: True, False, or either with None. With `max_chunks`, no
     stream has more; without `empty_chunks`, none is empty.
+
+    Shrinks to no chunks, to a single ill-formed byte, or to a single character in two chunks.
     """
     _check_either("byte_streams", "well_formed", well_formed)
     _check_switch("byte_streams", "empty_chunks", empty_chunks)
@@ -150,7 +161,9 @@ def chunkings(
     """Ways to split `data`: tuples of chunks that join to it.
 
     In two, inside a character where there is one to split; in pieces of one size, byte by byte included; at any
-    number of places. Shrinks to one chunk with everything, and to none where there is nothing to split.
+    number of places. With `max_chunks`, there are no more; without `empty_chunks`, none is empty.
+
+    Shrinks to one chunk with everything, and to none where there is nothing to split.
     """
     if not isinstance(data, bytes):
         raise InvalidArgument(
@@ -189,7 +202,10 @@ def chunkings(
 
 
 def model_ids(*, known: bool = True) -> SearchStrategy[str]:
-    """Ids of models: those of `aivvm.models`, or with `known=False` other text that is not empty, near misses first."""
+    """Ids of models: those of `aivvm.models`, or with `known=False` other text that is not empty, near misses first.
+
+    Shrinks to the first of the table, or to `gpt-5`.
+    """
     _check_switch("model_ids", "known", known)
     if known:
         return st.sampled_from(list(MODELS))
@@ -204,7 +220,10 @@ def model_ids(*, known: bool = True) -> SearchStrategy[str]:
 
 
 def messages(*, min_size: int = 1, max_size: int | None = 5) -> SearchStrategy[list[dict[str, str]]]:
-    """Lists of `min_size` to `max_size` messages, each a dict of `role` and `content`; fresh ones each time."""
+    """Lists of `min_size` to `max_size` messages, each a dict of `role` and `content`; fresh ones each time.
+
+    Shrinks to the fewest, each an empty one of the user.
+    """
     _check_sizes("messages", min_size, max_size)
     message = st.fixed_dictionaries({"role": st.sampled_from(_ROLES), "content": well_formed_text()})
     return st.lists(message, min_size=min_size, max_size=max_size)
@@ -214,6 +233,7 @@ def payloads() -> SearchStrategy[dict[str, Any]]:
     """Keyword arguments that both `build_request` and `Aivvm.create_completion` take.
 
     `model` and `messages` always; sometimes `system_message`, `temperature` (0 to 2) and `key`, also as None.
+    Shrinks to the two alone.
     """
     temperature = st.one_of(st.integers(0, 2), st.floats(0, 2, allow_subnormal=False))
     return st.fixed_dictionaries(
@@ -238,17 +258,19 @@ def replies(
 ) -> SearchStrategy[Reply]:
     """Replies with or without a head, of up to `max_chunks` chunks, that end in one of `endings`.
 
-    Without `endings`: all of `ENDING_KINDS` that go with `with_head`, but for `unfinished`, which recovery alone
+    The chunks are text that is split anywhere, also inside characters, or each is text or bytes of its own. Without `endings`: all of `ENDING_KINDS` that go with `with_head`, but for `unfinished`, which recovery alone
     makes. Times are whole microseconds. Header names come in odd case and twice. Framing is left to whoever plays
     the reply: no header speaks of length, coding or connection.
 
     `plain=True` leaves out what not every door and tap can show: empty chunks, the ending's `data` and `error`, the
-    head's `decoded`.
+    head's `decoded`. Shrinks to an empty 200 at once; without a head, to an empty response.
     """
     _check_either("replies", "with_head", with_head)
     _check_switch("replies", "plain", plain)
     _check_sizes("replies", 0, max_chunks, names=("min_chunks", "max_chunks"))
-    kinds = _check_endings(endings)
+    kinds: list[EndingKind] = _check_some("replies", "endings", endings, ENDING_KINDS)
+    if endings is None:
+        kinds.remove("unfinished")
     headed = [kind for kind in kinds if kind not in HEADLESS_KINDS]
     headless: list[EndingKind] = [kind for kind in kinds if kind != "complete"]
     ways = []
@@ -268,6 +290,7 @@ def recordings(*, min_size: int = 0, max_size: int | None = 3) -> SearchStrategy
     """Recordings of `min_size` to `max_size` exchanges, in the order in which they started.
 
     Request bodies are JSON in the two styles a recording knows and in others, text, binary, or nothing.
+    Shrinks to no exchanges, written by nobody known; each of them to an empty POST and an empty 200.
     """
     _check_sizes("recordings", min_size, max_size)
     exchanges = st.lists(
@@ -282,6 +305,115 @@ def recordings(*, min_size: int = 0, max_size: int | None = 3) -> SearchStrategy
         note=well_formed_text(max_size=20),
         recorded_at=st.none() | st.sampled_from(["2026-11-23T00:00:00Z"]),
         expected=expected,
+    )
+
+
+# Faults
+
+
+def faults(
+    *,
+    names: Collection[str] | None = None,
+    groups: Collection[Group] | None = None,
+    max_steps: int = 2,
+    reply: Reply | None = None,
+) -> SearchStrategy[Fault]:
+    """Faults of the catalogue with any of their options, alone or up to `max_steps` in a row, as by `a | b`.
+
+    `names`: of these, also by their names in other tools; `groups`: of these groups of the catalogue; with both, of what
+    is in both. Seconds are whole milliseconds, up to a minute. An oversized chunk has up to 8,193 bytes, as more take long
+    to look through: the fault's own default is `faults.oversized_chunk()`.
+
+    Each can be made; whether it can be done is the reply's matter, and a `ValueError` where not. With a `reply` there are
+    only faults that can be done to it.
+
+    Shrinks to one step without options, or with small numbers; to the first in the catalogue, or in `names`, if any will
+    do. They print as the code that makes them.
+    """
+    kinds = [*CATALOGUE.values()] if names is None else _check_names(names)
+    chosen = _check_some("faults", "groups", groups, get_args(Group))
+    kinds = [kind for kind in kinds if kind.group in chosen]
+    if not kinds:
+        raise InvalidArgument(f"faults: none of names={names!r} is in groups={groups!r}")
+    if type(max_steps) is not int or max_steps < 1:
+        raise InvalidArgument(
+            f"faults: expected max_steps to be a whole number, 1 or more, but got max_steps={max_steps!r}"
+        )
+    if reply is not None and not isinstance(reply, Reply):
+        raise InvalidArgument(f"faults: expected a Reply, such as Reply.of('a'), but got reply={reply!r}")
+    chunks, size = (_MOST_CHUNKS, _MOST_BYTES) if reply is None else (len(reply.chunks), len(reply.body))
+    step = st.one_of([_fault(kind, chunks, size) for kind in kinds])
+    made = st.lists(step, min_size=1, max_size=max_steps).map(lambda steps: reduce(or_, steps))
+    return made if reply is None else made.filter(lambda fault: _goes_with(fault, reply))
+
+
+def _fault(kind: Kind, chunks: int, size: int) -> SearchStrategy[Fault]:
+    """One step; an option that is None is left out, which shrinks better than keys that come and go."""
+    takes = [*signature(kind.make).parameters]
+    options = {name: _option(kind, name) for name in takes if name not in ("after", "after_bytes")}
+
+    def make(given: dict[str, Any]) -> Fault:
+        return kind.make(**{name: value for name, value in given.items() if value is not None})
+
+    if "after" not in takes:
+        return st.fixed_dictionaries(options).map(make)
+    after = {**options, "after": st.none() | st.integers(0, chunks)}
+    after_bytes = {**options, "after_bytes": st.integers(0, size)}
+    return st.one_of(st.fixed_dictionaries(after), st.fixed_dictionaries(after_bytes)).map(make)
+
+
+def _option(kind: Kind, name: str) -> SearchStrategy[Any]:
+    """What the option of a fault may be: None, where the default is no burden, or small numbers first."""
+    small = st.integers(1, 16)
+    seconds = st.integers(1, 60_000).map(lambda milliseconds: milliseconds / 1000)
+    options: dict[str, SearchStrategy[Any]] = {
+        "by": small,
+        "bytes_per_second": st.integers(1, 1_000_000),
+        "data": st.binary(min_size=1, max_size=16),
+        "gap": seconds,
+        "invalid_bytes.data": malformed_utf8(),
+        "oversized_chunk.size": small | st.sampled_from(_BLOCKS),
+        "reason": well_formed_text(min_size=1, max_size=12),
+        "retry_after": st.integers(0, 3600),
+        "seconds": seconds,
+        "seed": st.integers(0, 2**32 - 1),
+        "size": small,
+        "sliced.size": small | st.lists(small, min_size=1, max_size=4).map(tuple),
+    }
+    own = f"{kind.name}.{name}"
+    if own == "oversized_chunk.size":
+        return options[own]
+    return st.none() | options[own if own in options else name]
+
+
+def _goes_with(fault: Fault, reply: Reply) -> bool:
+    try:
+        fault(reply)
+    except ValueError:
+        return False
+    return True
+
+
+# Profiles
+
+
+def register_profiles() -> None:
+    """Makes three profiles known to hypothesis, and loads none: to be called in a `conftest.py`.
+
+    | profile | what it is for |
+    |---|---|
+    | `aivvm-dev` | 100 examples, others in each run |
+    | `aivvm-ci` | 100 examples, the same in each run: a change is judged by what it changes |
+    | `aivvm-thorough` | 2,000 examples, and 100 steps of a stateful machine: for a night |
+
+    None has a deadline, as a busy machine is not a bug, and all print how to repeat what failed. To be loaded with
+    `settings.load_profile("aivvm-ci")` or `--hypothesis-profile=aivvm-ci`.
+    """
+    shared: dict[str, Any] = {"deadline": None, "print_blob": True, "max_examples": 100, "derandomize": False}
+    settings.register_profile("aivvm-dev", **shared)
+    settings.register_profile("aivvm-ci", **{**shared, "derandomize": True})
+    settings.register_profile(
+        "aivvm-thorough", **{**shared, "max_examples": 2000, "stateful_step_count": 100}
     )
 
 
@@ -347,15 +479,21 @@ def _headed_replies(kinds: list[EndingKind], max_chunks: int | None, plain: bool
         malformed_utf8(),
         st.binary(min_size=1, max_size=8),
     )
-    chunk = st.tuples(data if plain else data | st.just(b""), _gaps())
+    chunks = st.lists(data if plain else data | st.just(b""), max_size=max_chunks)
+    if max_chunks != 0:
+        text = well_formed_text(min_size=1, max_size=8).map(str.encode)
+        chunks |= text.flatmap(
+            lambda whole: chunkings(whole, max_chunks=max_chunks, empty_chunks=not plain).map(list)
+        )
     decoded = st.just(()) if plain else st.sampled_from(((), _DECODED[:1], _DECODED))
     return st.builds(
         _headed_reply,
-        st.sampled_from(_STATUSES),
+        st.just(200) | st.sampled_from(_STATUSES),
         _reasons(),
         _headers(),
         decoded,
-        st.lists(chunk, max_size=max_chunks),
+        chunks,
+        st.lists(_gaps(), max_size=max_chunks),
         _endings_of(kinds, plain),
         head_gap=_gaps(),
         end_gap=_gaps(),
@@ -367,7 +505,8 @@ def _headed_reply(
     reason: str,
     headers: Headers,
     decoded: tuple[tuple[str, str], ...],
-    parts: list[tuple[bytes, int]],
+    parts: list[bytes],
+    gaps: list[int],
     how: tuple[EndingKind, bytes, str | None],
     *,
     head_gap: int,
@@ -376,9 +515,9 @@ def _headed_reply(
     now = head_gap
     head = Head(status, reason, headers, now / 1e6, Headers(decoded))
     chunks = []
-    for data, gap in parts:
+    for part, gap in zip(parts, chain(gaps, repeat(0)), strict=False):
         now += gap
-        chunks.append(Chunk(data, now / 1e6))
+        chunks.append(Chunk(part, now / 1e6))
     kind, data, error = how
     return Reply(head, tuple(chunks), Ending(kind, (now + end_gap) / 1e6, data, error))
 
@@ -435,6 +574,31 @@ def _recording(
 # Arguments
 
 
+def _check_names(names: Collection[str]) -> list[Kind]:
+    if not isinstance(names, str):
+        try:
+            names = [named(name).__name__ for name in names]
+        except (ValueError, AttributeError) as error:
+            raise InvalidArgument(f"faults: expected names of faults, but got {names!r}: {error}") from error
+    return [CATALOGUE[name] for name in _check_some("faults", "names", names, [*CATALOGUE])]
+
+
+def _check_some(who: str, name: str, chosen: Collection[_Text] | None, known: Sequence[_Text]) -> list[_Text]:
+    """What is chosen of what is known, by default all of it."""
+    if chosen is None:
+        return [*known]
+    if isinstance(chosen, str):
+        raise InvalidArgument(
+            f"{who}: expected a collection of {name}, such as [{chosen!r}], but got {chosen!r}"
+        )
+    listed = list(chosen)
+    if not listed or any(one not in known for one in listed):
+        raise InvalidArgument(
+            f"{who}: expected {name} to be some of {', '.join(known)}, but got {name}={chosen!r}"
+        )
+    return listed
+
+
 def _check_sizes(
     who: str, least: int, most: int | None, *, names: tuple[str, str] = ("min_size", "max_size")
 ) -> None:
@@ -461,19 +625,3 @@ def _check_either(who: str, name: str, value: object) -> None:
         raise InvalidArgument(
             f"{who}: expected {name} to be True, False, or None for either, but got {name}={value!r}"
         )
-
-
-def _check_endings(endings: Collection[EndingKind] | None) -> list[EndingKind]:
-    if endings is None:
-        return [kind for kind in ENDING_KINDS if kind != "unfinished"]
-    if isinstance(endings, str):
-        raise InvalidArgument(
-            f"replies: expected a collection of endings, such as [{endings!r}], but got {endings!r}"
-        )
-    chosen = list(endings)
-    unknown = [kind for kind in chosen if kind not in ENDING_KINDS]
-    if unknown or not chosen:
-        raise InvalidArgument(
-            f"replies: expected endings to be some of {', '.join(ENDING_KINDS)}, but got endings={endings!r}"
-        )
-    return chosen

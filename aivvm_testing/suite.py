@@ -228,7 +228,7 @@ def _is_whole(config: pytest.Config) -> bool:
     names = [argument for argument in config.args if "::" in argument or not os.path.isdir(argument)]
     chosen = [
         config.getoption(name, None)
-        for name in ("keyword", "markexpr", "lf", "failedfirst", "deselect", "ignore")
+        for name in ("keyword", "markexpr", "lf", "failedfirst", "deselect", "ignore", "ignore_glob")
     ]
     return not names and not any(chosen)
 

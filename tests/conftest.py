@@ -1,7 +1,4 @@
-"""Hypothesis for every test: no deadline, as a busy machine is not a bug; what fails prints how to repeat it.
-
-In CI (`CI` set) the examples are the same in every run, so that a change is judged by what it changes.
-"""
+"""Hypothesis for every test, by the profiles that users have: `aivvm-ci` where `CI` is set, else `aivvm-dev`."""
 
 from __future__ import annotations
 
@@ -9,5 +6,7 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile("aivvm", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI")))
-settings.load_profile("aivvm")
+from aivvm_testing.strategies import register_profiles
+
+register_profiles()
+settings.load_profile("aivvm-ci" if os.environ.get("CI") else "aivvm-dev")

@@ -13,7 +13,7 @@ from typing import Any, ForwardRef
 
 import aivvm
 import aivvm_testing
-from aivvm_testing import adversity, contract, fixtures, pytest_plugin, strategies
+from aivvm_testing import adversity, contract, fixtures, pytest_plugin, stateful, strategies
 from aivvm_testing.record.use import RecordingSession
 from aivvm_testing.replay.adapter import Interception
 from aivvm_testing.replay.server import FakeServer
@@ -36,7 +36,7 @@ LONGEST_DEFAULT = 40  # characters; a longer one tells nothing at a glance
 def page() -> str:
     """The page as it should be."""
     parts = [HEADING, *_names("aivvm", aivvm), *_names("aivvm_testing", aivvm_testing)]
-    for module in (strategies, contract, adversity, fixtures):
+    for module in (strategies, stateful, contract, adversity, fixtures):
         parts += _names(module.__name__, module)
     parts += ["## What these give\n"]
     for kind in GIVEN:

@@ -258,7 +258,7 @@ class _Tapping:
     __slots__ = ("_attempt", "_conn", "_connect")
 
     def __init__(self, conn: Any, attempt: _Attempt) -> None:
-        self._conn = conn
+        self._conn = conn = vars(conn).get("real_connection", conn)  # vcrpy puts one of its own before it
         self._attempt = attempt
         self._connect = vars(conn).get("connect")
 

@@ -225,13 +225,26 @@ class _InMemory:
                 _fields[field] = lines[0]
 
 
-class HTTPConnection(_InMemory, urllib3.connection.HTTPConnection):
+def _unchanged(kind: Any) -> Any:
+    """urllib3's own class, also where this is first imported while vcrpy has put one of its own, made of it, in its place."""
+    return next((one for one in kind.__mro__ if one.__module__ == "urllib3.connection"), kind)
+
+
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection as _HTTPConnection
+    from urllib3.connection import HTTPSConnection as _HTTPSConnection
+else:
+    _HTTPConnection = _unchanged(urllib3.connection.HTTPConnection)
+    _HTTPSConnection = _unchanged(urllib3.connection.HTTPSConnection)
+
+
+class HTTPConnection(_InMemory, _HTTPConnection):
     """A connection without a socket."""
 
     scheme = "http"
 
 
-class HTTPSConnection(_InMemory, urllib3.connection.HTTPSConnection):
+class HTTPSConnection(_InMemory, _HTTPSConnection):
     """A connection without a socket, and without TLS."""
 
     scheme = "https"

@@ -468,7 +468,7 @@ def test_a_class_of_pytest_has_a_test_for_each_check(pytester):
                 return contract_examples.RaisesForStatus()
         """
     )
-    result = pytester.runpytest("-v", "-p", "no:randomly", "-p", "no:cacheprovider")
+    result = pytester.runpytest("-v", "-p", "no:randomly", "-p", "no:asyncio", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=len(PROVIDER_CHECKS) - 1 + len(TRANSPORT_CHECKS) - 1, xfailed=1, failed=1)
     result.stdout.fnmatch_lines(
         [

@@ -49,6 +49,7 @@ def test_a_section_is_a_project_that_works(pytester, monkeypatch, upstream, page
     for name in [name for name in os.environ if name.startswith("AIVVM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:asyncio")
     sections = PAGES[page]
     for block in [*sections[""], *sections[title]]:
         if block.file is not None:
@@ -76,7 +77,7 @@ def run(pytester, command):
     """What it printed, and whether it succeeded."""
     words = command.split()
     if words[:3] == ["python", "-m", "pytest"]:
-        result = pytester.runpytest(*words[3:], "-p", "no:cacheprovider", "-p", "no:randomly")
+        result = pytester.runpytest(*words[3:], "-p", "no:cacheprovider")
         return result.stdout.str(), result.ret == 0
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, cwd=pytester.path, check=False

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from textwrap import dedent
 
 import pytest
 import requests
@@ -14,6 +15,12 @@ from aivvm_testing import FakeAivvm, Recording, use_recording
 from aivvm_testing.adversity import every_fault
 
 pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(autouse=True)
+def alone(pytester, monkeypatch):
+    """Of the plugins that others have, none changes the order or warns: `test_neighbours.py` is about these."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:asyncio")
 
 
 def test_the_fixtures_work_without_configuration(pytester):
@@ -132,13 +139,43 @@ def test_a_refused_connection_may_be_scripted_at_any_time(pytester):
     pytester.runpytest().assert_outcomes(passed=1)
 
 
-def test_loading_the_plugin_imports_nothing_heavy():
-    code = (
-        "import sys, pytest; before = set(sys.modules); import aivvm_testing.pytest_plugin; "
-        "print(sorted(set(sys.modules) - before))"
+def fresh(code, *options):
+    """What a new interpreter says to this; no plugin is loaded there but those that are named."""
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert loaded.strip() == "['aivvm_testing', 'aivvm_testing.pytest_plugin']"
+
+
+def test_a_session_that_does_not_use_the_plugin_imports_nothing_but_the_plugin(pytester):
+    pytester.makepyfile("def test_that_uses_nothing(): pass")
+    code = """
+        import sys, pytest
+        options = ["-q", "-p", "no:cacheprovider"]
+        assert pytest.main(options) == 0
+        before = set(sys.modules)
+        assert pytest.main([*options, "-p", "aivvm_testing.pytest_plugin"]) == 0
+        print(sorted(set(sys.modules) - before))
+        print({"requests", "urllib3", "responses", "hypothesis"} & set(sys.modules))
+    """
+    imported, heavy = fresh(dedent(code)).stdout.splitlines()[-2:]
+    assert imported == "['aivvm_testing', 'aivvm_testing.pytest_plugin']"
+    assert heavy == "set()"
+
+
+def test_importing_the_plugin_takes_less_than_3_milliseconds_where_it_is_compiled(tmp_path):
+    code = f"""
+        import pytest, sys
+        sys.pycache_prefix, sys.dont_write_bytecode = {str(tmp_path)!r}, False
+        for _ in range(10):
+            import aivvm_testing.pytest_plugin
+            for name in [name for name in sys.modules if name.startswith("aivvm")]:
+                del sys.modules[name]
+    """
+    told = fresh(dedent(code), "-X", "importtime").stderr
+    took = [int(n) for n in re.findall(r"\| +(\d+) \| +aivvm_testing\.pytest_plugin$", told, re.MULTILINE)]
+    assert len(took) == 10
+    assert min(took[1:]) < 3000  # microseconds, what it imports included; the first had to compile it
 
 
 CHAT = """
@@ -189,7 +226,7 @@ def recorded(suite, upstream, *options):
 def test_a_test_records_and_then_replays_by_its_name(suite, upstream):
     path = recorded(suite, upstream)
     assert Recording.load(path)[0].reply.body == b"one two"
-    suite.runpytest("-p", "no:randomly").assert_outcomes(passed=1)
+    suite.runpytest().assert_outcomes(passed=1)
 
 
 def test_without_a_recording_it_says_how_to_make_one(suite):
@@ -507,27 +544,41 @@ def orphaned(suite, upstream):
     return path, orphan, other
 
 
-@pytest.mark.parametrize("parallel", [[], ["-n", "2"]], ids=["alone", "xdist"])
-def test_recordings_that_no_test_uses_are_listed_or_fail_the_run_or_go(suite, upstream, parallel):
+def test_recordings_that_no_test_uses_are_listed_or_fail_the_run_or_go(suite, upstream):
     path, orphan, other = orphaned(suite, upstream)
-    result = suite.runpytest(*parallel)
+    result = suite.runpytest()
     assert result.ret == 0
     result.stdout.fnmatch_lines(["=* aivvm: recordings that no test uses =*", str(orphan)])
     assert str(other) not in result.stdout.str()
-    assert suite.runpytest(*parallel, "--aivvm-orphans=fail").ret == 1
-    assert "no test uses" not in suite.runpytest(*parallel, "--aivvm-orphans=ignore").stdout.str()
-    suite.runpytest(*parallel, "--aivvm-orphans=delete").stdout.fnmatch_lines(
-        ["*no test uses, deleted*", str(orphan)]
-    )
+    assert suite.runpytest("--aivvm-orphans=fail").ret == 1
+    assert "no test uses" not in suite.runpytest("--aivvm-orphans=ignore").stdout.str()
+    suite.runpytest("--aivvm-orphans=delete").stdout.fnmatch_lines(["*no test uses, deleted*", str(orphan)])
     assert (path.exists(), orphan.exists(), other.exists()) == (True, False, True)
 
 
 @pytest.mark.parametrize(
-    "options", [["-k", "asks"], ["test_mine.py"], ["test_mine.py::test_asks"], ["-m", "not slow"]]
+    "options",
+    [
+        ["-k", "asks"],
+        ["test_mine.py"],
+        ["test_mine.py::test_asks"],
+        ["-m", "not slow"],
+        ["--ignore-glob=*_other.py"],
+    ],
 )
 def test_a_part_of_a_suite_has_no_orphans(suite, upstream, options):
     _, orphan, _ = orphaned(suite, upstream)
     result = suite.runpytest("--aivvm-orphans=delete", *options)
+    assert "no test uses" not in result.stdout.str()
+    assert orphan.exists()
+
+
+@pytest.mark.parametrize("other", ["import pytest; pytest.importorskip('not_there')", "import not_there"])
+def test_a_suite_with_a_module_that_cannot_be_collected_has_no_orphans(suite, upstream, other):
+    _, orphan, _ = orphaned(suite, upstream)
+    suite.makepyfile(test_other=other)
+    result = suite.runpytest("--aivvm-orphans=delete", "--continue-on-collection-errors")
+    assert result.parseoutcomes()["passed"] == 1
     assert "no test uses" not in result.stdout.str()
     assert orphan.exists()
 
@@ -571,7 +622,7 @@ def test_a_server_of_the_session_begins_anew_for_each_test(suite):
             assert ask(url, "echo") == "echo"
         """
     )
-    result = suite.runpytest("-p", "no:randomly")
+    result = suite.runpytest()
     result.assert_outcomes(passed=4, errors=1)
     result.stdout.fnmatch_lines(["*UnplayedReplies: 1 not played*"])
 
@@ -591,10 +642,10 @@ def test_no_proxy_of_the_environment_is_asked_for_the_server(suite, monkeypatch)
 
 
 PROPERTY = """
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from aivvm_testing import strategies
 
-@settings(database=None, derandomize=True)
+@settings(database=None, derandomize=True, phases=[Phase.generate, Phase.shrink], max_examples=30)
 @given(reply=strategies.replies(with_head=True, endings=["complete"]), other=strategies.byte_streams())
 def test_naive(reply, other):
     "".join(chunk.data.decode() for chunk in reply.chunks)
@@ -636,33 +687,29 @@ def test_a_property_that_holds_saves_nothing(suite):
     assert not (suite.path / "found").exists()
 
 
-def test_workers_record_and_replay_each_in_its_own_file(suite, upstream):
-    suite.makepyfile(
-        """
-        import pytest
-        from client import ask
-
-        @pytest.mark.parametrize("n", range(12))
-        def test_it(aivvm_recording, aivvm_upstream, n):
-            assert ask(aivvm_upstream, f"number {n}") == f"number {n}"
-        """
+def test_what_workers_know_comes_home(suite, upstream):
+    path, orphan, other = orphaned(suite, upstream)
+    suite.makepyfile(test_naive=NAIVE, test_property=PROPERTY)
+    result = suite.runpytest(
+        "-n", "2", "--aivvm-fault=cut@1", "--aivvm-orphans=delete", "--aivvm-save-failures=found"
     )
-    record = "--aivvm-record=once", f"--aivvm-upstream={upstream.url}"
-    suite.runpytest("-n", "4", *record).assert_outcomes(passed=12)
-    for distribution in ("loadfile", "worksteal"):
-        suite.runpytest("-n", "4", "--dist", distribution).assert_outcomes(passed=12)
-
-
-def test_a_report_comes_home_from_a_worker(suite):
-    suite.makepyfile(NAIVE)
-    result = suite.runpytest("-n", "2", "--aivvm-fault=cut@1")
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*- aivvm -*", "every answer was changed: cut@1"])
+    result.stdout.fnmatch_lines(
+        [
+            "=* aivvm: streams of failed properties =*",
+            "found*test_naive.reply.jsonl: aivvm_testing.Reply.load(*",
+            "=* aivvm: recordings that no test uses, deleted =*",
+            str(orphan),
+        ],
+        consecutive=True,
+    )
+    assert (path.exists(), orphan.exists(), other.exists()) == (True, False, True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_each_fixture_is_listed_with_what_it_is(suite):
+    lines = suite.runpytest("--fixtures", "-q").stdout.lines
+    for name in (
         "fake_aivvm",
         "aivvm_server",
         "aivvm_session_server",
@@ -672,9 +719,6 @@ def test_a_report_comes_home_from_a_worker(suite):
         "aivvm_case",
         "aivvm_config",
         "aivvm_upstream",
-    ],
-)
-def test_each_fixture_is_listed_with_what_it_is(suite, name):
-    lines = suite.runpytest("--fixtures", "-q").stdout.lines
-    where = next(n for n, line in enumerate(lines) if line.startswith(f"{name} ") or line == name)
-    assert lines[where + 1].strip()
+    ):
+        where = next(n for n, line in enumerate(lines) if line.startswith(f"{name} ") or line == name)
+        assert lines[where + 1].strip(), name

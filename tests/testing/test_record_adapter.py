@@ -916,7 +916,10 @@ def test_an_answer_whose_coding_lacks_its_end_is_cut_where_readers_miss_it(
         assert session.get(peer.url).content == b"one"
     [reply] = recorded(path)
     assert (data_of(reply), reply.ending.kind) == ([b"one"], "cut")
-    assert reply.ending.error == "the answer does not decode as its content-encoding says: the end of its zstd is missing"
+    assert (
+        reply.ending.error
+        == "the answer does not decode as its content-encoding says: the end of its zstd is missing"
+    )
 
 
 def test_a_chunk_that_decodes_to_nothing_yet_is_no_chunk(path: Path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from inspect import signature
 from random import Random
 from typing import Any
 
@@ -10,20 +13,24 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 from hypothesis.strategies import SearchStrategy
+from hypothesis.vendor.pretty import pretty
 
 from aivvm.models import MODELS
 from aivvm.payload import build_request
 from aivvm_testing import strategies
+from aivvm_testing.faults import CATALOGUE, Fault, cut, parse
 from aivvm_testing.recording import Recording
 from aivvm_testing.reply import ENDING_KINDS, HEADLESS_KINDS, Head, Reply
 from aivvm_testing.strategies import (
     byte_streams,
     chunkings,
+    faults,
     malformed_utf8,
     messages,
     model_ids,
     payloads,
     recordings,
+    register_profiles,
     replies,
     well_formed_text,
 )
@@ -49,7 +56,7 @@ def search(strategy: SearchStrategy[Any], condition: Callable[[Any], object], ph
     return find(
         strategy,
         lambda value: bool(condition(value)),
-        settings=settings(max_examples=3000, database=None, phases=phases),
+        settings=settings(max_examples=3000, database=None, phases=phases, report_multiple_bugs=False),
         random=Random(0),
     )
 
@@ -187,6 +194,38 @@ def test_exchanges_of_recordings_are_in_the_order_they_started(recording: Record
     assert len(recording) <= 3
 
 
+REPLY = Reply.of("Hello, ", "мир", "!")
+NO_ANSWER = Reply.no_answer("cut")
+
+
+@given(faults())
+def test_faults_are_read_back_from_what_they_print(fault: Fault) -> None:
+    assert parse(repr(fault)) == fault
+    assert pretty(fault) == repr(fault)
+    assert 1 <= len(fault.steps) <= 2
+
+
+@pytest.mark.parametrize("reply", [REPLY, Reply.of(), NO_ANSWER, REPLY.cut()], ids=repr)
+def test_faults_for_a_reply_can_be_done_to_it(reply: Reply) -> None:
+    @settings(max_examples=settings().max_examples // 4)
+    @given(faults(reply=reply))
+    def can_be_done(fault: Fault) -> None:
+        assert isinstance(fault(reply), Reply)
+
+    can_be_done()
+
+
+@given(faults(names=["RESET_PEER", "slow-drip"], max_steps=3))
+def test_faults_keep_to_their_names_and_steps(fault: Fault) -> None:
+    assert {step.name for step in fault.steps} <= {"reset_before_headers", "slow_drip"}
+    assert len(fault.steps) <= 3
+
+
+@given(faults(groups=["in the content"], max_steps=1))
+def test_faults_keep_to_their_groups(fault: Fault) -> None:
+    assert [CATALOGUE[step.name].group for step in fault.steps] == ["in the content"]
+
+
 # What they reach, and how they shrink
 
 
@@ -209,6 +248,124 @@ def test_the_simplest_are_as_simple_as_can_be() -> None:
 def test_the_simplest_split_of_a_character_is_two_chunks() -> None:
     assert simplest(byte_streams(empty_chunks=False), splits_a_character) == (b"\xc2", b"\x80")
     assert simplest(chunkings("яя".encode()), splits_a_character) == (b"\xd1", b"\x8f\xd1\x8f")
+
+
+def naive(chunks: tuple[bytes, ...]) -> str:
+    return "".join([chunk.decode() for chunk in chunks])
+
+
+def forgiving(chunks: tuple[bytes, ...]) -> str:
+    return "".join([chunk.decode(errors="replace") for chunk in chunks])
+
+
+def escaping(chunks: tuple[bytes, ...]) -> str:
+    return b"".join(chunks).decode("unicode-escape").encode("latin-1").decode()
+
+
+def right(chunks: tuple[bytes, ...]) -> str:
+    return b"".join(chunks).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("decode", "least"),
+    [
+        pytest.param(naive, (b"\xc2", b"\x80"), id="each chunk by itself"),
+        pytest.param(forgiving, (b"\xc2", b"\x80"), id="each chunk by itself, with replacement"),
+        pytest.param(escaping, (b"\\n",), id="escapes"),
+    ],
+)
+def test_a_wrong_decoder_shrinks_to_the_least_that_it_gets_wrong(
+    decode: Callable[[tuple[bytes, ...]], str], least: tuple[bytes, ...]
+) -> None:
+    def is_wrong(chunks: tuple[bytes, ...]) -> bool:
+        try:
+            return decode(chunks) != right(chunks)
+        except ValueError:
+            return True
+
+    assert simplest(byte_streams(well_formed=True, empty_chunks=False), is_wrong) == least
+
+
+def test_a_client_that_minds_bad_bytes_shrinks_to_one_of_them() -> None:
+    assert simplest(malformed_utf8(), lambda data: b"\xff" in data) == b"\xff"
+    assert simplest(byte_streams(), lambda chunks: not is_utf8(b"".join(chunks))) == (b"\x80",)
+    assert simplest(replies(with_head=True), lambda reply: not is_utf8(reply.body)) == Reply.of(b"\x80")
+
+
+def test_text_and_requests_shrink_to_what_matters_in_them() -> None:
+    assert simplest(well_formed_text(), lambda text: not text.isascii()) == "\x80"
+    assert simplest(chunkings(b"abcd"), lambda chunks: len(chunks) == 2 and all(chunks)) in (
+        (b"a", b"bcd"),
+        (b"ab", b"cd"),
+    )
+    assert simplest(model_ids(known=False)) == "gpt-5"
+    assert simplest(messages(), lambda made: len(made) == 2) == [{"role": "user", "content": ""}] * 2
+    assert simplest(payloads(), lambda made: made.get("temperature"))["temperature"] == 1
+
+
+def test_replies_shrink_to_what_matters_in_them() -> None:
+    assert simplest(replies()) == Reply.of()
+    assert simplest(replies(), lambda reply: reply.status and reply.status >= 500) == Reply(Head(500))
+    assert simplest(replies(), lambda reply: len(reply.chunks) == 2 and reply.body).duration == 0
+    assert (
+        simplest(replies(with_head=True), lambda reply: reply.ending.kind != "complete") == Reply.of().cut()
+    )
+    split = simplest(replies(), lambda reply: splits_a_character(tuple(c.data for c in reply.chunks)))
+    assert split == Reply.of(b"\xc2", b"\x80")
+
+
+def test_recordings_shrink_to_one_empty_exchange() -> None:
+    found = simplest(recordings(), lambda recording: len(recording) > 0)
+    (exchange,) = found
+    assert (exchange.request.method, exchange.request.body, exchange.started) == ("POST", b"", 0)
+    assert exchange.reply == Reply.of()
+
+
+def test_faults_shrink_to_one_step_without_options() -> None:
+    assert repr(simplest(faults())) == "faults.refused()"
+    assert repr(simplest(faults(groups=["in the content"]))) == "faults.ends_inside_a_character()"
+    assert repr(simplest(faults(names=["stall", "cut"]))) == "faults.stall()"
+
+
+@pytest.mark.parametrize(
+    ("names", "misses", "least"),
+    [
+        (None, lambda reply: reply.head and reply.ending.kind == "reset", {"faults.reset()"}),
+        (None, lambda reply: b"\0" in reply.body, {"faults.nul()"}),
+        (["slow_head"], lambda reply: reply.duration >= 30, {"faults.slow_head(30.0)"}),
+        (
+            ["cut", "jitter"],
+            lambda reply: reply.body == b"Hello, ",
+            {"faults.cut(after=1)", "faults.cut(after_bytes=7)"},
+        ),
+    ],
+    ids=["resets", "NULs", "time", "losses"],
+)
+def test_a_client_that_minds_no_fault_shrinks_to_the_one_it_misses(
+    names: list[str] | None, misses: Callable[[Reply], object], least: set[str]
+) -> None:
+    found = simplest(faults(names=names, reply=REPLY), lambda fault: misses(fault(REPLY)))
+    assert repr(found) in least
+
+
+def test_every_fault_is_reached_with_each_of_its_options() -> None:
+    missing = {
+        (kind.name, option) for kind in CATALOGUE.values() for option in signature(kind.make).parameters
+    }
+    missing |= {(kind.name, "") for kind in CATALOGUE.values()}
+
+    def last(made: Fault) -> bool:
+        for step in made.steps:
+            missing.difference_update((step.name, option) for option, _ in (*step.options, ("", None)))
+        return not missing
+
+    assert reached(faults(max_steps=5), last)
+
+
+@pytest.mark.parametrize("name", [*CATALOGUE])
+def test_every_fault_can_be_done_to_some_reply(name: str) -> None:
+    fault = reached(faults(names=[name], reply=REPLY, max_steps=1), anything)
+    assert fault(REPLY) != REPLY
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -314,7 +471,7 @@ def test_recorded_requests_have_bodies_of_every_kind() -> None:
         missing.difference_update(body_kind(exchange.request.body) for exchange in made)
         return not missing
 
-    assert reached(recordings(min_size=1), last)
+    assert reached(recordings(min_size=1, max_size=1), last)
 
 
 # Misuse
@@ -348,12 +505,48 @@ def test_recorded_requests_have_bodies_of_every_kind() -> None:
         (lambda: replies(endings=[]), "some of complete, cut, reset"),
         (lambda: replies(endings=["refused"], with_head=True), "no reply with a head ends in any of"),
         (lambda: replies(endings=["complete"], with_head=False), "no reply without a head ends in any of"),
+        (lambda: faults(names="cut"), "a collection of names, such as ['cut']"),
+        (lambda: faults(names=["cutt"]), "no fault is called 'cutt'; did you mean 'cut'"),
+        (lambda: faults(names=[cut()]), "expected names of faults, but got [faults.cut()]"),
+        (lambda: faults(names=[]), "names to be some of refused, reset_before_headers"),
+        (lambda: faults(groups="in the stream"), "a collection of groups, such as ['in the stream']"),
+        (lambda: faults(groups=["in the steam"]), "some of before the answer, in the stream, in the content"),
+        (lambda: faults(names=["cut"], groups=["in the content"]), "none of names=['cut'] is in groups="),
+        (lambda: faults(max_steps=0), "max_steps to be a whole number, 1 or more, but got max_steps=0"),
+        (lambda: faults(max_steps=None), "max_steps to be a whole number, 1 or more, but got max_steps=None"),
+        (lambda: faults(reply="Hello"), "a Reply, such as Reply.of('a'), but got reply='Hello'"),
     ],
 )
 def test_arguments_are_checked_at_the_call(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         call()
     assert message in str(caught.value)
+
+
+# Profiles
+
+
+def test_the_profiles_are_registered_when_asked_for_and_loaded_by_nobody() -> None:
+    code = """
+from hypothesis import settings
+before, registered = settings.default, len(settings._profiles)
+from aivvm_testing import stateful, strategies
+assert settings.default is before
+assert len(settings._profiles) == registered
+strategies.register_profiles()
+assert settings.default is before
+assert len(settings._profiles) == registered + 3
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_profiles_are_what_the_page_says() -> None:
+    register_profiles()
+    dev, ci, thorough = [settings.get_profile(f"aivvm-{name}") for name in ("dev", "ci", "thorough")]
+    assert [one.max_examples for one in (dev, ci, thorough)] == [100, 100, 2000]
+    assert [one.derandomize for one in (dev, ci, thorough)] == [False, True, False]
+    assert thorough.stateful_step_count == 100
+    assert {(one.deadline, one.print_blob) for one in (dev, ci, thorough)} == {(None, True)}
 
 
 def test_no_chunks_at_all_can_be_asked_for() -> None:
