@@ -480,32 +480,24 @@ def _port(value: str) -> int:
     return port
 
 
-def _speed(value: str) -> float:
-    speed = _number(value)
-    if not 0 <= speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"a speed is 0 or more, but got {value}")
-    return speed
+def _number(what: str, *, positive: bool = False) -> Callable[[str], float]:
+    """A parser of numbers that are not negative, nor infinite, or more than 0; `what` says so."""
+
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1
+        if not 0 <= number < float("inf") or (positive and not number):
+            raise argparse.ArgumentTypeError(f"{what}, but got {value}")
+        return number
+
+    return parse
 
 
-def _patience(value: str) -> float:
-    seconds = _number(value)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"a timeout is more than 0 seconds, but got {value}")
-    return seconds
-
-
-def _tolerance(value: str) -> float:
-    seconds = _number(value)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"a tolerance is 0 seconds or more, but got {value}")
-    return seconds
-
-
-def _number(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return -1
+_speed = _number("a speed is 0 or more")
+_tolerance = _number("a tolerance is 0 seconds or more")
+_patience = _number("a timeout is more than 0 seconds", positive=True)
 
 
 def _allowed(value: str) -> tuple[str, str]:
