@@ -77,7 +77,8 @@ def run(pytester, command):
     """What it printed, and whether it succeeded."""
     words = command.split()
     if words[:3] == ["python", "-m", "pytest"]:
-        result = pytester.runpytest(*words[3:], "-p", "no:cacheprovider")
+        # In this process, where pytest-recording warns of what another test may have imported.
+        result = pytester.runpytest(*words[3:], "-p", "no:cacheprovider", "-p", "no:recording")
         return result.stdout.str(), result.ret == 0
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, cwd=pytester.path, check=False

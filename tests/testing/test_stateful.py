@@ -247,7 +247,7 @@ FOUND = {
     SwallowsACut: "it ended as if it were whole",
     KeepsTextBack: "had come, as its answer is",
     RepeatsWhatItHadGiven: "expected the beginning of|had come",
-    AsksAgainOnItsOwn: "expected the requests|expected the beginning of|as if it were whole",
+    AsksAgainOnItsOwn: "expected the requests|expected the beginning of|as if it were whole|no reply for POST",
     RemembersAnswers: "expected the (requests|beginning of)",
     GivesBytes: "expected text, but got b'",
     RefusesAnEmptyAnswer: "nothing is wrong with .* but it raised ValueError: no text at all",
