@@ -31,6 +31,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from http import HTTPStatus
 from math import inf
 from time import monotonic
 from typing import NamedTuple
@@ -44,7 +45,7 @@ from aivvm_testing.record.tap import Tap
 from aivvm_testing.redaction import DEFAULT, Redaction, redact_text
 from aivvm_testing.reply import HEADLESS_KINDS, EndingKind
 from aivvm_testing.sockets import reset_on_close, unacknowledged
-from aivvm_testing.wire import CONTINUE, AwaitsContinue, Event, Incoming, RequestParser
+from aivvm_testing.wire import CONTINUE, AwaitsContinue, Event, Incoming, Refusal, RequestParser
 
 _READ_SIZE = 64 * 1024
 _MOST_CONNECTIONS = 256  # each has a thread; whoever comes then waits to be accepted
@@ -53,6 +54,7 @@ _LINGER = 2.0
 _RESET_PATIENCE = 5.0
 _RESET_POLL = 0.001
 _ACCEPT_AGAIN = 0.05
+_IDLE = 60.0  # seconds that a client may say nothing between two requests, or within one
 _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
 _READ_WRITE = _READ | _WRITE
@@ -168,6 +170,12 @@ class RecordingProxy:
         """Called after each exchange, from its connection's thread, with the request as it was sent, secrets and all.
 
         Does nothing: for subclasses that show it.
+        """
+
+    def refused(self, status: int, why: str) -> None:
+        """Called, likewise, for what is no request, or none that is passed on, such as one that is too long.
+
+        Its client gets this status, and the reason as text. Nothing of it is recorded. Does nothing.
         """
 
     def __enter__(self) -> RecordingProxy:
@@ -323,6 +331,7 @@ class _Running:
         self.upstream = upstream
         self.tap = tap
         self.passed = proxy.passed
+        self.refused = proxy.refused
         self.port: int = door.getsockname()[1]
         self._door = door
         self._door.setblocking(False)
@@ -415,10 +424,15 @@ class _Connection:
     def _next(self) -> Event | None:
         """What the client says next; None where it has no connection any more."""
         while not self._waiting:
-            client, upstream = self._select(None, _READ, _READ if self._upstream else 0)
+            client, upstream = self._select(_IDLE, _READ, _READ if self._upstream else 0)
             if client:
                 self._hear()
-            elif upstream and self._has_hung_up():
+            elif not upstream and self._parser.incomplete:
+                return self._parser.give_up(408, f"nothing came for {_IDLE:g} s within a request")
+            elif not upstream:  # others may be waiting for its place
+                self._hang_up()
+                return None
+            elif self._has_hung_up():
                 self._drop_upstream()
                 if not self._parser.incomplete:
                     self._hang_up()
@@ -435,7 +449,8 @@ class _Connection:
         if isinstance(event, AwaitsContinue):
             self._send(CONTINUE)
             return True
-        self._send(event.answer)
+        self._running.refused(event.status, event.why)
+        self._send(_refusing(event))
         self._hang_up()
         return False
 
@@ -513,7 +528,7 @@ class _Connection:
         self._drop_upstream()
         if failure.kind in HEADLESS_KINDS and not answered:
             goes_on = incoming.keep_alive and incoming.version != "1.0"
-            self._send(_explaining(failure.why, incoming.request.method, closes=not goes_on))
+            self._send(_unreachable(failure.why, incoming.request.method, closes=not goes_on))
             if not goes_on:
                 self._hang_up()
             return goes_on
@@ -740,20 +755,33 @@ class _Connection:
         self._watched[fd] = events
 
 
-def _explaining(why: str, method: str, *, closes: bool) -> bytes:
+_OURS = "This is the answer of a recording proxy (aivvm-testing)"
+
+
+def _unreachable(why: str, method: str, *, closes: bool) -> bytes:
     """The answer where there is no upstream."""
-    body = (
-        f"{why}. This is the answer of a recording proxy (aivvm-testing): its upstream cannot be reached, "
-        "which is what it recorded.\n"
-    ).encode("utf-8", "backslashreplace")
+    said = f"{why}. {_OURS}: its upstream cannot be reached, which is what it recorded."
+    return _own_answer(502, said, "upstream", method, closes=closes)
+
+
+def _refusing(refusal: Refusal) -> bytes:
+    """The answer to what is no request, or none that this proxy takes."""
+    said = f"{refusal.why}. {_OURS}: it passed nothing on, and recorded nothing."
+    method = "GET" if refusal.request is None else refusal.request.method
+    return _own_answer(refusal.status, said, "refused", method, closes=True)
+
+
+def _own_answer(status: int, said: str, kind: str, method: str, *, closes: bool) -> bytes:
+    body = f"{said}\n".encode("utf-8", "backslashreplace")
     fields = [
         ("content-type", "text/plain;charset=UTF-8"),
         ("content-length", str(len(body))),
-        ("x-aivvm-testing", "upstream"),
+        ("x-aivvm-testing", kind),
     ]
     if closes:
         fields.append(("connection", "close"))
-    return _head_bytes("HTTP/1.1 502 Bad Gateway", fields) + (b"" if method == "HEAD" else body)
+    head = _head_bytes(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", fields)
+    return head + (b"" if method == "HEAD" else body)
 
 
 def _said(error: BaseException) -> str:

@@ -29,7 +29,7 @@ class Tap:
     Times come from `clock` (the system's by default), in seconds since each request was sent, rounded to microseconds.
     Exchanges start when they do on the system's clock, and all at 0.0 on a virtual one; those that start together are
     kept in the order of their `begin`. A recording that goes on was `recorded_at` that moment, and `began` so many
-    seconds ago. Raises `FileExistsError` where another recorder writes to `path`, and `OSError`
+    seconds ago. `begun` is told each request, redacted, once it is written. Raises `FileExistsError` where another recorder writes to `path`, and `OSError`
     where nothing can be written.
     """
 
@@ -42,6 +42,7 @@ class Tap:
         redaction: Redaction = DEFAULT,
         recorded_at: str | None = None,
         began: float = 0.0,
+        begun: Callable[[Request], object] | None = None,
     ) -> None:
         if not isinstance(redaction, Redaction):
             raise TypeError(f"redaction is a Redaction(names=..., patterns=...), but got {redaction!r:.60}")
@@ -49,6 +50,7 @@ class Tap:
         self._redaction = redaction
         self._journal = Journal(path, note=note, recorded_at=recorded_at)
         self._began = time.monotonic() - began
+        self._begun = begun
         self._lock = threading.Lock()
         self._closed = False
         self._open: dict[int, Entry] = {}
@@ -75,6 +77,11 @@ class Tap:
             blanked = self._redaction.redact_reply(secrets, partial(self._journal.chunk, n))
             entry = Entry(self._journal, n, blanked, self._open, self.failed)
         entry.timer = timer
+        if self._begun is not None and redacted is not None:
+            try:
+                self._begun(redacted)
+            except Exception as error:  # of a user's function
+                self.failed(error)
         return entry
 
     def _redacted(self, request: Request) -> tuple[Request | None, Secrets]:

@@ -184,12 +184,16 @@ class RecordingSession(Interception):
             super().__exit__(kind, *rest)
         finally:
             live = self._finish()
-        if kind is not None:
-            return
         if self._now == "verify":
             drifts = list(_drifts(self._playback, live))
             if drifts:
-                raise RecordingDrift(self.path, drifts, len(live))
+                drift = RecordingDrift(self.path, drifts, len(live))
+                if kind is None:
+                    raise drift
+                for error in rest[:1]:  # `add_note` is of Python 3.11
+                    vars(error)["__notes__"] = [*getattr(error, "__notes__", []), str(drift)]
+        if kind is not None:
+            return
         if self._now in ("none", "verify") and self._on_unplayed != "ignore":
             self._check_unplayed()
 
@@ -236,10 +240,8 @@ class RecordingSession(Interception):
     def _replays(self, request: PreparedRequest) -> bool:
         if self._now == "none":
             return True
-        if self._now == "new_episodes":
+        if self._now == "new_episodes" and self._playback.recording:
             return self.fake.take(_request(request))
-        if self._now == "all":
-            self.fake.replaced(_request(request))
         return False
 
     # The file
@@ -263,6 +265,7 @@ class RecordingSession(Interception):
                         recorded_at=held.recorded_at,
                         began=began,
                         redaction=self._redaction,
+                        begun=self.fake.replaced if held and self._now == "all" else None,
                     )
                 except OSError as error:
                     if (

@@ -95,7 +95,7 @@ class Lines:
 
 @contextmanager
 def stoppable(stop: Callable[[], None]) -> Iterator[Callable[[float], None]]:
-    """Within it, the first SIGINT or SIGTERM calls `stop`; another one is a `KeyboardInterrupt`.
+    """Within it, the first SIGINT, SIGTERM or SIGHUP calls `stop`; another one is a `KeyboardInterrupt`.
 
     So it is where the block is not left within `TO_THE_END` seconds: it writes to somebody who does not read. What it
     gives says that there are so many seconds from now on; 0: as many as it takes.
@@ -120,6 +120,9 @@ def stoppable(stop: Callable[[], None]) -> Iterator[Callable[[float], None]]:
     before: dict[signal.Signals, Any] = {
         one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)
     }
+    hangup = getattr(signal, "SIGHUP", None)  # of a terminal that is closed
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as nohup has it
+        before[hangup] = signal.getsignal(hangup)
     try:
         for one in before:
             signal.signal(one, on_signal)

@@ -80,6 +80,7 @@ class _Shown(RecordingProxy):
         self._lock = threading.Lock()
         self._exchanges = 0
         self._redacted = 0
+        self._refused = 0
 
     def passed(self, request: Request, status: int | None, ending: EndingKind, chunks: int) -> None:
         clean = self._redaction.redact_request(request)
@@ -95,6 +96,14 @@ class _Shown(RecordingProxy):
             how = f"{status or 'no head'}, {counted(chunks, 'chunk')}, {ending}"
             self.lines.say(lambda: f"{one_line(shown(f'{method} {target}'))} -> {how}")
 
+    def refused(self, status: int, why: str) -> None:
+        with self._lock:
+            self._refused += 1
+        if self.as_json:
+            self.lines.say(lambda: event("refused", status=status, why=why))
+        else:
+            self.lines.say(lambda: f"refused with {status}, not passed on: {one_line(shown(why))}")
+
     def say_how_many(self, file: str) -> None:
         """Says it whatever is waiting to be printed."""
         exchanges, redacted, dropped = self._exchanges, self._redacted, self.lines.dropped
@@ -104,6 +113,7 @@ class _Shown(RecordingProxy):
                 exchanges=exchanges,
                 file=file,
                 requests_redacted=redacted,
+                requests_refused=self._refused,
                 lines_dropped=dropped,
             )
         else:
@@ -111,5 +121,6 @@ class _Shown(RecordingProxy):
             if not exchanges:
                 line = f"\nno exchange came: {shown(file)} is {'as it was' if self.replaces else 'an empty recording'}"
             line += f", secrets taken out of {counted(redacted, 'request')}" if redacted else ""
+            line += f", {counted(self._refused, 'request')} refused" if self._refused else ""
             line += f" ({dropped} lines dropped: nobody read them)" if dropped else ""
         self.lines.say(lambda: line, whatever_waits=True)

@@ -112,6 +112,7 @@ def test_record_speaks_json_a_line_an_event(path):
         "exchanges": 1,
         "file": str(path),
         "requests_redacted": 1,
+        "requests_refused": 0,
         "lines_dropped": 0,
     }
     assert Recording.load(path)[0].reply.body == b"one two"

@@ -405,11 +405,44 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_request_never_reaches_the_upstream(path: Path, sent: bytes, status: int) -> None:
-    with serving(OK) as peer, RecordingProxy(peer.url, path) as proxy:
-        assert ask(proxy, sent).startswith(b"HTTP/1.1 %d " % status)
+def test_what_is_no_request_never_reaches_the_upstream_and_is_told_why(
+    path: Path, sent: bytes, status: int
+) -> None:
+    refused = []
+
+    class Watched(RecordingProxy):
+        def refused(self, status: int, why: str) -> None:
+            refused.append((status, why))
+
+    with serving(OK) as peer, Watched(peer.url, path) as proxy:
+        answer = ask(proxy, sent)
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"x-aivvm-testing: refused\r\n" in answer
+        ((told, why),) = refused
+        assert told == status
+        assert f"\r\n\r\n{why}. This is the answer of a recording proxy".encode() in answer
         assert peer.connections == 0
     assert len(Recording.load(path)) == 0
+
+
+@pytest.mark.parametrize("sent", [b"", GET, GET[:10]], ids=["nothing", "a request", "a part of one"])
+def test_a_client_that_says_nothing_gives_its_place_to_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(proxy_module, "_MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(proxy_module, "_IDLE", 0.05)
+    with (
+        serving(OK, keep_alive=True) as peer,
+        RecordingProxy(peer.url, path) as proxy,
+        connect(proxy) as silent,
+        connect(proxy) as other,
+    ):
+        silent.sendall(sent)
+        other.sendall(GET)
+        got = until_end(silent)
+        silent.close()
+        assert receive(other, b"ok") == OK
+    assert got.startswith({b"": b"", GET: OK}.get(sent, b"HTTP/1.1 408 Request Timeout\r\n"))
 
 
 # Connections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -343,6 +344,58 @@ def test_a_body_that_can_be_read_once_is_matched_and_sent(path, server, upstream
             assert requests.post(f"{server.url}/api/chat", data=wrap(data), timeout=5).text == "once"
     assert asked(upstream) == ["once"]
     assert Recording.load(path)[0].request.body == data
+
+
+@pytest.mark.parametrize("mode", ["rewrite", "all", "new_episodes"])
+def test_a_streamed_upload_is_sent_as_it_is_made(path, mode):
+    came = queue.Queue()
+
+    def parts():
+        for part in (b"one", b"two", b"three"):
+            yield part
+            while part not in came.get(timeout=5):  # the server has it before the next one is made
+                pass
+
+    def serve(listener):
+        connection, _ = listener.accept()
+        with connection:
+            data = b""
+            while not data.endswith(b"0\r\n\r\n"):
+                data += connection.recv(65536)
+                came.put(data)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with use_recording(path, mode):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/up"
+            assert requests.post(url, data=parts(), timeout=5).text == "ok"
+        thread.join()
+    assert Recording.load(path)[0].request.body == b"onetwothree"
+
+
+def test_all_replaces_what_was_uploaded_by_what_is_uploaded_again(path, server):
+    body = b'{"model": "gpt-4", "messages": [{"role": "user", "content": "once"}]}'
+    for _ in range(2):
+        with use_recording(path, "all"):
+            for _ in range(2):
+                requests.post(f"{server.url}/api/chat", data=iter([body]), timeout=5)
+    assert len(Recording.load(path)) == 2
+
+
+def test_drift_is_a_note_of_the_error_that_it_led_to(path, server, upstream):
+    recorded(path, server, "one")
+    upstream.reply(Reply.error(503))
+
+    @use_recording(path, "verify")
+    def verify():
+        return 1 / len(ask(server, "one")[5:])
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        verify()
+    (note,) = caught.value.__notes__
+    assert "status: was 200 OK, is 503" in note
 
 
 def test_it_decorates_functions(path, server, upstream):
