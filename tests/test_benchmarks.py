@@ -5,10 +5,15 @@ What recorders keep is no matter of speed, so there our own column is tested: it
 
 from __future__ import annotations
 
+import socket
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.benchmarks import __main__, calls, lookups, peers, server, streams
-from tests.benchmarks.recorders import BARE, TAP_1, TAP_2, TAP_2_ADAPTER, TAP_3
+from tests.benchmarks.processes import output_of
+from tests.benchmarks.recorders import BARE, MITMDUMP, TAP_1, TAP_2, TAP_2_ADAPTER, TAP_3, installed
 from tests.benchmarks.truths import TRUTHS, Cell
 
 NAMED = {
@@ -77,6 +82,31 @@ def test_a_row_in_which_a_peer_keeps_more_is_named() -> None:
     ours = rows | {some: Cell("less", 0), other: Cell("unknown")}
     assert peers.worse({TAP_2: ours, "a peer": rows}, ["a peer"]) == [some, other]
     assert peers.worse({TAP_2: rows, "a peer": ours}, ["a peer"]) == []
+
+
+def test_a_peer_that_is_a_program_is_installed_when_it_is_on_the_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "elsewhere" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert installed([TAP_2, "mitmproxy"]) == ([TAP_2], [MITMDUMP])
+    (tmp_path / MITMDUMP).touch(0o755)
+    assert installed([TAP_2, "mitmproxy"]) == ([TAP_2, "mitmproxy"], [])
+
+
+def test_what_a_contender_has_started_and_left_behind_ends_with_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        left = f"import socket; s = socket.create_connection({listener.getsockname()}); print(flush=True); s.recv(1)"
+        code = (
+            f"import subprocess as s, sys; left = [sys.executable, '-c', {left!r}]; "
+            "s.Popen(left, stdout=s.PIPE, stderr=s.DEVNULL).stdout.readline(); print('over')"
+        )
+        assert output_of(sys.executable, "-c", code, patience=30) == "over\n"
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(30)
+            assert connection.recv(1) == b""
 
 
 def test_an_area_that_is_none_is_refused(

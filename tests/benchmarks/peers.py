@@ -13,14 +13,14 @@ import tempfile
 
 from tests.benchmarks import streams
 from tests.benchmarks.processes import killed_when_ready, run, serving
-from tests.benchmarks.recorders import BARE, TAP_2, TAP_3, installed
+from tests.benchmarks.recorders import BARE, RECORDERS, TAP_2, TAP_3, installed
 from tests.benchmarks.table import columns, not_installed
-from tests.benchmarks.truths import HANGING, HANGS, KILLED, TRUTHS, WORST, Cell
+from tests.benchmarks.truths import HANGS, KILLED, TRUTHS, WORST, Cell
 from tests.benchmarks.upstream import CHUNK
 
 OURS = {TAP_2: "aivvm", TAP_3: "aivvm's proxy"}
-PEERS = ("vcrpy, YAML", "betamax", "responses' recorder", "mocket", "cassetter")
-PATIENCE = 60.0  # seconds, for what takes a few
+PEERS = ("vcrpy, YAML", "betamax", "responses' recorder", "mocket", "cassetter", "mitmproxy", "reel-vcr")
+PATIENCE = 300.0  # seconds, for what takes up to one minute
 PATIENCE_WITH_A_BODY = 15.0
 MIB = 1024 * 1024
 ALIKE = 2.0  # MiB
@@ -50,7 +50,7 @@ def _cells(name: str, url: str, quick: bool) -> dict[str, Cell]:
     while rows := [row for row in TRUTHS if row not in cells]:
         cells |= _told(name, url, 1 if quick else 3, *rows) or dict.fromkeys(rows, Cell("fails", WORST))
     with tempfile.TemporaryDirectory() as folder:
-        killed_when_ready("truths", "--record", name, url, folder, patience=HANGING)
+        killed_when_ready("truths", "--record", name, url, folder, patience=RECORDERS[name].patience)
         return cells | (_told("--killed", name, url, folder) or {KILLED: HANGS})
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PATIENCE = 600.0  # seconds; a contender that takes longer hangs
 
@@ -38,23 +40,33 @@ def run(module: str, *words: object, patience: float = PATIENCE) -> str:
 
 
 def output_of(*command: object, patience: float = PATIENCE) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=True, timeout=patience
-    )
-    return done.stdout
+    with _and_its_own([str(word) for word in command], stderr=subprocess.PIPE, text=True) as process:
+        output, said = process.communicate(timeout=patience)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args, output, said)
+    return str(output)
 
 
 def killed_when_ready(module: str, *words: object, patience: float = PATIENCE) -> None:
-    """Starts `python -m module words`, and kills it (SIGKILL) as soon as it prints a line, or after `patience`."""
-    with subprocess.Popen(
-        _command(module, words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None
+    """Starts `python -m module words`, and kills (SIGKILL) it and all that it started as soon as it prints a line, or after
+    `patience`.
+    """
+    with _and_its_own(_command(module, words), stderr=subprocess.DEVNULL) as process:
         late = threading.Timer(patience, process.kill)
         late.start()
         process.stdout.readline()
-        process.kill()
         late.cancel()
+
+
+@contextmanager
+def _and_its_own(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process, whose output is a pipe. At the end it is killed (SIGKILL), and so is what it started and left behind."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **options) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):  # all of them have come to their end
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _command(module: str, words: tuple[object, ...]) -> list[str]:
@@ -75,6 +87,15 @@ def forget_peak() -> None:
     """Begins to look for a peak now. Where that cannot be, `peak` is that of the whole life."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_of_children() -> int:
+    """The most bytes that any process had in memory that this one has started, and that is over."""
+    if sys.platform != "linux":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _status(pid: int | str, name: str) -> int | None:

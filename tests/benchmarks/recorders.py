@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -35,6 +39,8 @@ BARE = "no recorder"
 BARE_TRANSPORT = "no recorder, a transport"
 READ_SIZE = 4096
 TIMEOUT = 60
+MITMDUMP = "mitmdump"
+LISTENS = re.compile(r"(?:listening at |running on http://)(127\.0\.0\.1:\d+)")
 
 
 class Client:
@@ -69,18 +75,27 @@ Door = Callable[[str, str], AbstractContextManager[Client]]  # of a folder and t
 
 
 class Recorder(NamedTuple):
-    """`as_recorded`: replays with the recorded times, in real time; `recover`: what to do after it was killed."""
+    """`as_recorded`: replays with the recorded times, in real time; `recover`: what to do after it was killed.
+
+    `needs`: a module, or `MITMDUMP`, a program. `patience`: seconds; a truth about it that takes longer hangs. One takes up
+    to two, and up to 18 starts of a process.
+    """
 
     recording: Door
     replaying: Door
     needs: str = "aivvm_testing"
     as_recorded: Door | None = None
     recover: Callable[[str], object] | None = None
+    patience: float = 5.0
 
 
 def installed(names: list[str]) -> tuple[list[str], list[str]]:
-    """Those of these recorders that can run here, and the packages of those that cannot."""
-    here = [name for name in names if importlib.util.find_spec(RECORDERS[name].needs)]
+    """Those of these recorders that can run here, and what those need that cannot."""
+    here = [
+        name
+        for name in names
+        if (_mitmdump() if (needs := RECORDERS[name].needs) == MITMDUMP else importlib.util.find_spec(needs))
+    ]
     return here, sorted({RECORDERS[name].needs for name in names if name not in here})
 
 
@@ -243,6 +258,58 @@ def _replay_mocket(folder: str, url: str) -> Iterator[Client]:
         yield client
 
 
+def _started(command: Callable[[str, str], list[str]], path: str = "") -> Door:
+    """A proxy in a process of its own, which says where it listens, and is asked (SIGTERM) to end."""
+
+    @contextmanager
+    def door(folder: str, url: str) -> Iterator[Client]:
+        with subprocess.Popen(
+            command(folder, url), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None  # what it says later is little, and fits into the pipe
+            try:
+                if not (found := next(filter(None, map(LISTENS.search, process.stdout)), None)):
+                    raise ChildProcessError(f"{process.args} did not say where it listens")
+                with requests.Session() as session:
+                    yield Client(f"http://{found[1]}{path}", session)
+            finally:
+                process.terminate()
+
+    return door
+
+
+def _mitmdump() -> str | None:
+    """The program, of this interpreter or on the PATH."""
+    return shutil.which(MITMDUMP, path=os.path.dirname(sys.executable)) or shutil.which(MITMDUMP)
+
+
+def _mitmproxy(*options: str) -> Door:
+    """`options`: the last takes the file. Keys that it makes are in the folder, too, and not in the user's."""
+
+    def command(folder: str, url: str) -> list[str]:
+        listens = ["--mode", f"reverse:{url}", "--listen-host", "127.0.0.1", "--listen-port", "0"]
+        keys = ["--set", f"confdir={os.path.join(folder, 'keys')}"]
+        return [_mitmdump() or MITMDUMP, *listens, *keys, *options, os.path.join(folder, "session")]
+
+    return _started(command)
+
+
+def _replay_mitmproxy(folder: str, url: str) -> AbstractContextManager[Client]:
+    """What it has not, it asks for, and its option against that holds only until its last answer, so the network is taken
+    away: the upstream is a port where nobody listens, which it neither compares nor connects to before it must.
+    """
+    offline = ["--set", "server_replay_ignore_port=true", "--set", "connection_strategy=lazy"]
+    return _mitmproxy(*offline, "--server-replay")(folder, "http://127.0.0.1:1")
+
+
+def _reel(mode: str) -> Door:
+    def command(folder: str, url: str) -> list[str]:
+        path = os.path.join(folder, "session.jsonl")
+        return [sys.executable, "-m", "reel.cli.main", mode, "-c", path, "--port", "0", "--upstream", url]
+
+    return _started(command, "/openai")
+
+
 RECORDERS = {
     TAP_1: Recorder(_record_transport, _replay_transport, recover=_recover),
     TAP_2: Recorder(
@@ -259,4 +326,8 @@ RECORDERS = {
     "responses' recorder": Recorder(_record_responses, _replay_responses, needs="responses"),
     "mocket": Recorder(_mocket, _replay_mocket, needs="mocket"),
     "cassetter": Recorder(_cassetter("once"), _cassetter("none"), needs="cassetter"),
+    "mitmproxy": Recorder(_mitmproxy("-w"), _replay_mitmproxy, needs=MITMDUMP, patience=60.0),
+    "reel-vcr": Recorder(
+        _reel("auto"), _reel("replay"), needs="reel", as_recorded=_reel("replay"), patience=60.0
+    ),
 }

@@ -29,7 +29,6 @@ from tests.benchmarks.upstream import ENDLESS, GAP, MALFORMED, SIX, TOKEN, malfo
 
 ALIKE = 50  # milliseconds; times that differ by less are alike, as this is loopback on a busy machine
 WORST = -1000.0
-HANGING = 5.0  # seconds; the longest truth takes two
 LOOPS = 1000  # pieces, where there are six: it would go on for ever
 WANTED = 3  # events
 KEPT = 3  # answers
@@ -341,7 +340,7 @@ def main() -> None:
         os._exit(0)
     name, url, rounds, *rows = sys.argv[1:]
     for row in rows:
-        late = threading.Timer(HANGING, _give_up, [row])
+        late = threading.Timer(RECORDERS[name].patience, _give_up, [row])
         late.start()
         try:
             cell = TRUTHS[row](RECORDERS[name], url, int(rounds))
