@@ -11,7 +11,7 @@ import re
 from typing import BinaryIO, NamedTuple, cast
 
 from aivvm_testing.errors import CorruptRecording
-from aivvm_testing.format import MAX_LINE, Reader
+from aivvm_testing.format import PIECE, Reader
 from aivvm_testing.journal import is_orphaned
 from aivvm_testing.recording import BUFFER
 
@@ -70,27 +70,32 @@ class _Lines:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._last = b""
-        self._again = False
+        self._begin = 0
+        self._last = b""  # or its first piece
+        self.tell, self.seek, self.read = file.tell, file.seek, file.read  # how a long line is looked at
 
     def readline(self, limit: int) -> bytes:
-        if self._again:
-            self._again = False
-        else:
-            self._last = self._file.readline(limit)
+        self._begin = self._file.tell()
+        self._last = self._file.readline(limit)
         return self._last
 
     def skip(self, line: int, begun: int) -> int:
         """After a damage in this line, of an exchange that has `begun` in that one: to the next that begins; how many
         lines are before it."""
+        self._file.seek(self._begin)
         if line > begun and _BEGINNING.match(self._last):
-            self._again = True
             return line - 1
+        self._skip_line()
         while True:
-            while self._last and not self._last.endswith(b"\n"):  # the rest of a line that was too long
-                self._last = self._file.readline(MAX_LINE)
-            self._last = self._file.readline(MAX_LINE)
-            if not self._last or _BEGINNING.match(self._last):
-                self._again = True
+            self._begin = self._file.tell()
+            piece = self._file.readline(PIECE)
+            if not piece or _BEGINNING.match(piece):
+                self._file.seek(self._begin)
                 return line
+            if not piece.endswith(b"\n"):
+                self._skip_line()
             line += 1
+
+    def _skip_line(self) -> None:
+        while (piece := self._file.readline(PIECE)) and not piece.endswith(b"\n"):
+            pass

@@ -2,29 +2,39 @@
 
 docs/recording-format.md specifies it. Here is the syntax alone: what a line may hold, how equal things become equal
 bytes, and what is wrong with a line that is not one. Whatever is wrong in a file is a `CorruptRecording` that names
-file and line; work and memory are bounded by one line of at most `MAX_LINE` bytes. Files, their replacement and the order
-of exchanges are `recording`'s and `journal`'s.
+file and line; work and memory are bounded by one line of at most `MAX_LINE` bytes, and a longer one is refused without
+being held. What no wire can carry is neither written nor read. Files, their replacement and the order of exchanges are
+`recording`'s and `journal`'s.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from math import inf
 from typing import Any, BinaryIO, Literal, NoReturn, TypeAlias, cast, get_args
+from urllib.parse import urlsplit
 
 from aivvm.transport import Headers, Request
 from aivvm_testing.errors import CorruptRecording
 from aivvm_testing.reply import ENDING_KINDS, HEADLESS_KINDS, Chunk, Ending, EndingKind, Head, Reply
+from aivvm_testing.wire import check_head
 
 VERSION = 1
 """The version of the format that this module writes, and the only one that it reads."""
 
 MAX_LINE = 256 * 1024 * 1024
-"""Bytes. A longer line is neither read nor written, as reading it would take several times its size in memory."""
+"""Bytes. A longer line is neither read nor written, as reading it would take several times its size in memory.
+
+The longest body that a proxy takes has room in it as hexadecimal digits, twice over.
+"""
+
+PIECE = 1024 * 1024
+"""Bytes. A line that is longer is looked at in pieces of this size before any of it is kept."""
 
 Origin: TypeAlias = Literal["recorded", "written", "converted"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
@@ -52,12 +62,33 @@ def events(request: Request, reply: Reply, started: float) -> Iterator[dict[str,
         last = at
         return at
 
-    yield request_event(request, started)
+    yield request_event(checked_request(request), started)
     if reply.head is not None:
         yield head_event(reply.head, moment(reply.head.at))
     for chunk in reply.chunks:
         yield chunk_event(chunk.data, moment(chunk.at))
     yield ending_event(reply.ending, moment(reply.ending.at))
+
+
+def checked_request(request: Request) -> Request:
+    """The request. Raises `ValueError` where no request line can hold its method, or nobody can take its url apart."""
+    if _NO_METHOD.search(request.method):
+        raise ValueError(f"a method holds no control characters, but got {_shown(request.method)}")
+    try:
+        request.url.encode()
+        _ = urlsplit(request.url).port
+    except ValueError as error:
+        raise ValueError(f"{_shown(request.url)} is no url: {_why(error)}") from error
+    return request
+
+
+_NO_METHOD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def _why(error: ValueError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[error.start]!a} has no UTF-8 form"
+    return str(error)
 
 
 def request_event(request: Request, started: float) -> dict[str, object]:
@@ -121,6 +152,7 @@ def head_event(head: Head, at: float | None) -> dict[str, object]:
         raise ValueError(
             f"an answer has a status of 200 to 999 and a reason, but got {head.status!r} {head.reason!r}"
         )
+    check_head(head)
     reply: dict[str, object] = {
         "status": head.status,
         "reason": head.reason,
@@ -340,8 +372,22 @@ WHOLE_EXCHANGE = re.compile(
 """The lines of one exchange in their order, as this module writes them; files from other hands may be right otherwise."""
 
 
+def line_size(file: BinaryIO, size: int) -> int | None:
+    """How many bytes the line has of which so many were read; None for more than `MAX_LINE`.
+
+    Holds a piece of it. The file stays where it is.
+    """
+    begin = file.tell()
+    end = 0
+    while size <= MAX_LINE and not end and (piece := file.read(PIECE)):
+        end = piece.find(b"\n") + 1
+        size += end or len(piece)
+    file.seek(begin)
+    return None if size > MAX_LINE else size
+
+
 class Reader:
-    """Reads the lines of one file in order, from its header or from the exchange that begins after `line` lines."""
+    """Reads the lines of one file, which can seek, in order, from its header or from the exchange that begins after `line` lines."""
 
     def __init__(self, path: str, file: BinaryIO, *, line: int = 0) -> None:
         self._path = path
@@ -365,12 +411,21 @@ class Reader:
         raise CorruptRecording(self._path, self._line, why)
 
     def _raw(self) -> bytes:
-        line = self._file.readline(MAX_LINE + 1)
+        line = self._file.readline(PIECE)
         if line:
             self._line += 1
+        if len(line) == PIECE and not line.endswith(b"\n"):
+            size = line_size(self._file, PIECE)
+            if size is None:
+                self._fail_as_too_long()
+            self._file.seek(-PIECE, os.SEEK_CUR)
+            line = self._file.read(size)
         if len(line) > MAX_LINE:
-            self._fail(f"a line of more than {MAX_LINE} bytes: no recorder writes one")
+            self._fail_as_too_long()
         return line
+
+    def _fail_as_too_long(self) -> NoReturn:
+        self._fail(f"a line of more than {MAX_LINE} bytes: no recorder writes one")
 
     def _parsed(self, line: bytes) -> Any:
         try:
@@ -513,7 +568,11 @@ class Reader:
             body = _dump(value["json"], compact="json_style" in value).encode()
         else:
             body = self._data(value) if "text" in value or "hex" in value else b""
-        return Request(self._text(value, "method"), self._text(value, "url"), self._headers(value), body)
+        request = Request(self._text(value, "method"), self._text(value, "url"), self._headers(value), body)
+        try:
+            return checked_request(request)
+        except ValueError as error:
+            self._fail(str(error))
 
     def _head(self, value: Any, at: float) -> Head:
         self._known(value, '"reply"', ("status", "reason"), ("headers", "decoded"))
@@ -522,9 +581,14 @@ class Reader:
             self._fail(f'"status" is a whole number, 200 to 999, but got {_shown(status)}')
         decoded = value.get("decoded", {})
         fields = {"decoded": list(map(list, decoded.items()))} if isinstance(decoded, dict) else value
-        return Head(
+        head = Head(
             status, self._text(value, "reason"), self._headers(value), at, self._headers(fields, "decoded")
         )
+        try:
+            check_head(head)
+        except ValueError as error:
+            self._fail(str(error))
+        return head
 
     def _ending(self, event: dict[str, Any], at: float, headed: bool) -> Ending:
         kind = event["end"]

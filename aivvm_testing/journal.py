@@ -11,6 +11,7 @@ import io
 import os
 import re
 import threading
+import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -22,23 +23,27 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]  # checked before each use
 
+from aivvm.terminal import one_line
 from aivvm.transport import Request
-from aivvm_testing.errors import CorruptRecording
+from aivvm_testing.errors import CorruptRecording, SetupFailure
 from aivvm_testing.format import (
+    PIECE,
     Origin,
     Reader,
     checked_moment,
     checked_note,
     checked_origin,
+    checked_request,
     chunk_line,
     encode,
     ending_event,
     events,
     head_event,
     header_event,
+    line_size,
     request_event,
 )
-from aivvm_testing.recording import BUFFER, Exchange, check_replaceable, replacing
+from aivvm_testing.recording import BUFFER, Exchange, check_replaceable, replacing, why_not
 from aivvm_testing.reply import Ending, Head
 
 
@@ -50,8 +55,12 @@ class Journal:
     `finish` makes the recording of it.
 
     Recording must never hurt what is recorded: `begin`, `head`, `chunk` and `end` raise nothing. The first error
-    (a full disk) stops the writing, is kept as `failure`, and `finish` raises it. Whatever comes for an exchange
-    that has ended is ignored.
+    (a full disk) stops the writing, is kept as `failure`, and `finish` raises it. An event that no line can hold
+    concerns its exchange alone: that is left out, or ends there as `closed`, and `finish` tells of it once the rest is
+    written. Whatever comes for an exchange that has ended is ignored.
+
+    A process that is forked while this is open has no part in it: what it begins is not recorded, and only its own
+    `finish` fails of that.
     """
 
     def __init__(
@@ -66,11 +75,14 @@ class Journal:
         self.failure: Exception | None = None
         self.journal_path = f"{self.path}.journal"
         self._lock = threading.RLock()  # reentrant: garbage collection may close a stream in any line
+        self._count = 0
         self._last: dict[int, float] = {}  # of each open exchange: when its last event was
         self._order: list[tuple[float, int]] = []
         self._runs: dict[int, _Run] = {}
         self._size = 0
+        self._unheld: list[str] = []  # exchanges of which something is missing, and why
         self._finished = False
+        self._inherited = False
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._header = encode(
             header_event(checked_origin(origin), checked_note(note), checked_moment(recorded_at) or now, None)
@@ -89,6 +101,7 @@ class Journal:
             self._file.close()
             os.unlink(self.journal_path)
             raise _cannot_record(error, self.path) from error
+        _open_journals.add(self)
 
     def begin(self, request: Request, started: float) -> int:
         """A new exchange, begun so many seconds after the recording; gives its number for the other methods.
@@ -100,17 +113,24 @@ class Journal:
                 raise ValueError(
                     f"the journal of {self.path} is finished: nothing more can be recorded in it"
                 )
-            n = len(self._order) + 1
-            self._order.append((started, n))
+            self._count += 1
+            n = self._count
+            if self._inherited:
+                self.failure = OSError(errno.EBADF, _INHERITED)
+                return n
             self._last[n] = 0.0
-            self._event(n, request_event, request, started)
+            if self._event(n, _beginning, request, started):
+                self._order.append((started, n))
+            elif self.failure is None:
+                del self._last[n]
+                self._unheld[-1] = f"exchange {n}, {_named(request)}, is not in it: {self._unheld[-1]}"
         return n
 
     def head(self, n: int, head: Head) -> None:
         """The head of exchange `n` is there."""
         with self._lock:
-            if n in self._last:
-                self._event(n, head_event, head, self._moment(n, head.at))
+            if n in self._last and not self._event(n, head_event, head, self._moment(n, head.at)):
+                self._break_off(n)
 
     def chunk(self, n: int, data: bytes, at: float) -> None:
         """A chunk of exchange `n` came."""
@@ -121,16 +141,21 @@ class Journal:
                 if new:
                     self._last[n] = at
                 try:
-                    self._write(chunk_line(n, data, at if new else None), n)
+                    line = chunk_line(n, data, at if new else None)
                 except Exception as error:
-                    self.failure = error
+                    self._unheld.append(_told(error))
+                    self._break_off(n)
+                else:
+                    self._put(n, line)
 
     def end(self, n: int, ending: Ending) -> None:
         """Exchange `n` has ended. The first ending counts."""
         with self._lock:
             if n in self._last:
-                self._event(n, ending_event, ending, self._moment(n, ending.at))
-                del self._last[n]
+                if self._event(n, ending_event, ending, self._moment(n, ending.at)):
+                    del self._last[n]
+                else:
+                    self._break_off(n)
 
     def finish(self, before: Iterable[Exchange] = ()) -> None:
         """Replaces the file at `path` by the recording and removes the journal; once is enough, more is harmless.
@@ -138,23 +163,28 @@ class Journal:
         Exchanges come in the order in which they started, after those that were there `before`. A session without any
         leaves an earlier file alone, and is an empty recording where there is none. Raises `ValueError` while an exchange
         has no ending, and `OSError` where not all could be written: an earlier file is then as it was, and the journal
-        stays.
+        stays. Raises `SetupFailure` where all is written but what no line can hold.
         """
         with self._lock:
             if self._finished:
+                return
+            if self._inherited:
+                if self.failure is not None:
+                    raise OSError(errno.EBADF, _INHERITED, self.path)
                 return
             if self._last:
                 raise ValueError(f"exchange {min(self._last)} has no ending: end it before finishing")
             self._file.close()
             if self.failure is not None:
                 why = (
-                    f"recording stopped at an error ({self.failure}); the file is as it was before, and what was "
+                    f"recording stopped at an error ({_told(self.failure)}); the file is as it was before, and what was "
                     f"recorded until then is in {self.journal_path}"
                 )
                 raise OSError(
                     getattr(self.failure, "errno", None) or errno.EIO, why, self.path
                 ) from self.failure
-            if self._order or not os.path.exists(self.path):
+            written = bool(self._order) or not os.path.exists(self.path)
+            if written:
                 with open(self.journal_path, "rb", BUFFER) as journal, replacing(self.path) as file:
                     file.write(self._header)
                     for one in before:
@@ -166,11 +196,22 @@ class Journal:
                         file.writelines(_untagged(journal, n, self._runs[n]))
             os.unlink(self.journal_path)
             self._finished = True
+            if self._unheld:
+                more = len(self._unheld) - 1
+                others = f"; and {more} more of its exchanges are not as they were" if more else ""
+                done = "is written" if written else "is as it was"
+                raise SetupFailure(f"{self.path} {done}, but {self._unheld[0]}{others}")
 
     def abandon(self) -> None:
         """Lets go of the journal and leaves it as it is, for `recover`; harmless after `finish`."""
         with self._lock:
             self._file.close()
+
+    def _leave_to_parent(self) -> None:
+        self._lock = threading.RLock()  # another thread may have held it
+        self._file.close()
+        self._last.clear()
+        self._inherited = True
 
     def _moment(self, n: int, at: float) -> float | None:
         """`at` where it says something new; None where it is omitted, or would be a step back."""
@@ -179,12 +220,30 @@ class Journal:
             return at
         return None
 
-    def _event(self, n: int, make: Callable[..., dict[str, object]], *args: object) -> None:
-        if self.failure is None:
-            try:
-                self._write(encode({"x": n, **make(*args)}), n)
-            except Exception as error:
-                self.failure = error
+    def _event(self, n: int, make: Callable[..., dict[str, object]], *args: object) -> bool:
+        """Writes it down; false where that cannot be, and why is noted."""
+        if self.failure is not None:
+            return True
+        try:
+            line = encode({"x": n, **make(*args)})
+        except Exception as error:
+            self._unheld.append(_told(error))
+            return False
+        self._put(n, line)
+        return True
+
+    def _break_off(self, n: int) -> None:
+        """Ends an exchange with what no line can hold, which was noted last."""
+        why = self._unheld[-1]
+        self._unheld[-1] = f"exchange {n} breaks off in it: {why}"
+        self._event(n, ending_event, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
+        del self._last[n]
+
+    def _put(self, n: int, line: bytes) -> None:
+        try:
+            self._write(line, n)
+        except Exception as error:
+            self.failure = error
 
     def _write(self, line: bytes, n: int = 0) -> None:
         begin = self._size
@@ -193,6 +252,32 @@ class Journal:
             line = line[written:]
         if n:
             _add(self._runs, n, begin, end)
+
+
+_INHERITED = "what a forked process does is not recorded by the recorder of its parent: record it into a file of its own"
+_open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: a second writer would give its numbers twice, and would hold the lock when the parent is gone."""
+    for journal in list(_open_journals):
+        journal._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _beginning(request: Request, started: float) -> dict[str, object]:
+    return request_event(checked_request(request), started)
+
+
+def _named(request: Request) -> str:
+    return one_line(f"{request.method} {request.url}"[:100])
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _whose(journal: str) -> str:
@@ -208,7 +293,7 @@ def _whose(journal: str) -> str:
 
 
 def _cannot_record(error: OSError, path: str) -> OSError:
-    return OSError(error.errno, f"nothing can be recorded here ({error.strerror})", path)
+    return OSError(error.errno, f"nothing can be recorded here ({why_not(error, path)})", path)
 
 
 def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> int:
@@ -218,8 +303,8 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
     written to `out`, by default to `path`, and the journal removed once it is there.
 
     Raises `FileNotFoundError` where there is no journal, `FileExistsError` where `out` exists or the recorder is still
-    at work, `CorruptRecording` for a journal that no recorder wrote, and `OSError` where nothing can be written: the
-    journal then stays as it is.
+    at work, `CorruptRecording` for a journal that no recorder wrote, or of which no sound recording can be made, and
+    `OSError` where nothing can be written: the journal then stays as it is.
     """
     path = os.path.abspath(path)
     out = path if out is None else os.path.abspath(out)
@@ -230,12 +315,11 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
         if os.path.exists(out):
             why = "there is a recording of an earlier session: name another file to recover to, or move this one away"
             raise FileExistsError(errno.EEXIST, why, out)
-        header = journal.readline()
+        header = next(_lines(journal), b"")
         if not header.endswith(b"\n") and header.startswith(_HEADER[: len(header)]):  # stopped within it
             header = encode(header_event("recorded", "", None, None))
         Reader(name, io.BytesIO(header)).header()
         order = _begun(journal)
-        journal.seek(0)
         runs, unfinished = _found(journal, order)
         with replacing(out) as file:
             file.write(header)
@@ -243,6 +327,8 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
                 file.writelines(_untagged(journal, n, runs[n]))
                 if n in unfinished:
                     file.write(encode(ending_event(Ending("unfinished"), None)))
+            file.flush()
+            _check_sound(name, file.name, order)
     os.unlink(name)
     return len(order)
 
@@ -253,10 +339,45 @@ _BEGINNING = re.compile(rb'\{"x": (\d+), "request": .*, "started": ([^,]+)\}\n')
 _END = re.compile(rb'\{"x": \d+, (?:"at": [^,]*, )?"end": ')
 
 
+def _lines(journal: BinaryIO) -> Iterator[bytes]:
+    """The lines from here on. A longer one than any recorder writes is refused, and not held."""
+    number = 0
+    while line := journal.readline(PIECE):
+        number += 1
+        if len(line) == PIECE and not line.endswith(b"\n"):
+            size = line_size(journal, PIECE)
+            if size is None:
+                raise CorruptRecording(journal.name, number, _NOT_OURS)
+            journal.seek(-PIECE, os.SEEK_CUR)
+            line = journal.read(size)
+        yield line
+
+
 def _begun(journal: BinaryIO) -> list[int]:
     """The numbers of the exchanges of a journal, in the order in which they started."""
-    found = [_BEGINNING.fullmatch(line) for line in journal]
-    return [n for _, n in sorted([(float(one[2]), int(one[1])) for one in found if one])]
+    started: dict[int, float] = {}
+    journal.seek(0)
+    for number, line in enumerate(_lines(journal), 1):
+        if found := _BEGINNING.fullmatch(line):
+            n = int(found[1])
+            if n in started:
+                why = f"exchange {n} begins a second time: two processes wrote into this journal"
+                raise CorruptRecording(journal.name, number, why)
+            started[n] = float(found[2])
+    return sorted(started, key=lambda n: (started[n], n))
+
+
+def _check_sound(journal: str, made: str, order: list[int]) -> None:
+    with open(made, "rb", BUFFER) as file:
+        reader = Reader(made, file)
+        reader.header()
+        for n, tag in enumerate(order, 1):
+            try:
+                reader.exchange(n)
+            except CorruptRecording as error:  # of a file that will not be there
+                raise CorruptRecording(journal, 0, f'no exchange with "x": {tag}: {error.why}') from error
+        if file.read(1):
+            raise CorruptRecording(journal, 0, "it has more than the exchanges that begin in it")
 
 
 _Run: TypeAlias = "array[int]"
@@ -280,8 +401,12 @@ def _found(journal: BinaryIO, order: Iterable[int]) -> tuple[dict[int, _Run], se
     """Where the lines of each exchange are, and which exchanges have no end."""
     runs: dict[int, _Run] = {}
     unfinished = set(order)
-    begin = len(journal.readline())
-    for number, line in enumerate(journal, 2):
+    journal.seek(0)
+    begin = 0
+    for number, line in enumerate(_lines(journal), 1):
+        if number == 1:
+            begin = len(line)
+            continue
         if not line.endswith(b"\n"):
             break  # its recorder was stopped within it
         tag = _TAG.match(line)

@@ -34,6 +34,7 @@ from aivvm_testing.format import (
     encode,
     events,
     header_event,
+    line_size,
     outline,
     outline_of,
 )
@@ -275,11 +276,12 @@ class _Stored(Sequence[Exchange]):
                 more = file.read(max(_BLOCK, len(block) - at))
                 if more:
                     begin, block, at = begin + at, block[at:] + more, 0
-                    if len(block) <= MAX_LINE:
+                    ends = b"\n" in more or line_size(file, len(more)) is not None
+                    if ends and len(block) <= MAX_LINE:
                         continue
                 if at == len(block):
                     break
-                # It begins otherwise than ours do, is longer than any, or the file is damaged here: the reader tells.
+                # It begins otherwise than ours do, it or its line is longer than any, or the file is damaged here: the reader tells.
                 file.seek(begin + at)
                 reader = Reader(self._path, file, line=line)
                 if reader.exchange(len(self._begins) + 1) is None:
@@ -347,10 +349,26 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         check_replaceable(target)
         with open(temporary, "xb", buffering=BUFFER) as file:
             yield file
+            file.flush()
+            os.fsync(
+                file.fileno()
+            )  # else a power cut could leave an empty file, and have taken the earlier one
         os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"the recording cannot be saved ({error.strerror})", path) from error
+            raise OSError(
+                error.errno, f"the recording cannot be saved ({why_not(error, target)})", path
+            ) from error
         raise
+
+
+def why_not(error: OSError, path: str) -> str:
+    """Why nothing can be written to `path`; where a folder is missing, which."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if error.errno != errno.ENOENT or os.path.exists(folder):
+        return str(error.strerror)
+    while not os.path.exists(above := os.path.dirname(folder)):
+        folder = above
+    return f"{error.strerror}: there is no folder {folder}"

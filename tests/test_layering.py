@@ -19,7 +19,8 @@ LAYERS = {
     "aivvm_testing": [
         ["errors", "clock", "sockets"],
         ["reply", "redaction"],
-        ["format", "wire", "service", "call"],
+        ["wire", "service", "call"],
+        ["format"],
         ["recording", "faults"],
         ["matching", "fixtures", "strategies", "rules", "journal", "leaks"],
         ["playback", "damage", "differences", "adversity", "timeline"],

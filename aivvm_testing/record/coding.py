@@ -18,6 +18,10 @@ from typing import Protocol
 MAX_PART = 64 * 1024 * 1024
 """Bytes that one `feed` may decode to: a few that unpack to more are an attack on memory."""
 
+_SLICE = 64
+"""Bytes that a decoder is given at once which cannot be told a limit. Of br each may stand for 1.4 MiB (RFC 7932, 9.2: a
+meta-block of 16 MiB takes 12 bytes), so that what is found out too late is no more than about `MAX_PART` again."""
+
 _MOST_CODINGS = 5  # one within the other, as urllib3 has it
 
 
@@ -73,16 +77,22 @@ class _Gzip:
 
     def feed(self, data: bytes) -> bytes:
         parts = []
+        size = 0
         while data and not self._over:
             if self._member.eof:
                 self._member = zlib.decompressobj(31)
                 self._first = False
             try:
-                parts.append(_inflate(self._member, data))
+                part = _inflate(self._member, data, size)
+            except _TooMuch:
+                raise
             except ValueError:
                 if self._first:
                     raise
                 self._over = True
+            else:
+                parts.append(part)
+                size += len(part)
             data = self._member.unused_data
         return b"".join(parts)
 
@@ -105,6 +115,8 @@ class _Deflate:
         self._tried += data
         try:
             part = _inflate(self._inflater, data)
+        except _TooMuch:
+            raise
         except ValueError:
             self._inflater = zlib.decompressobj(-15)
             part = _inflate(self._inflater, self._tried)
@@ -129,23 +141,45 @@ class _Other:
         self._decoder = MultiDecoder(coding)
 
     def feed(self, data: bytes) -> bytes:
-        try:
-            return self._decoder.decompress(data)
-        except Exception as error:
-            raise ValueError(f"damaged {self._coding}: {error}") from error
+        # Not every version of these decoders takes a limit, and some that do warn and go on without one.
+        parts = []
+        size = 0
+        for begin in range(0, len(data), _SLICE):
+            try:
+                part = self._decoder.decompress(data[begin : begin + _SLICE])
+            except Exception as error:
+                raise ValueError(f"damaged {self._coding}: {_told(error)}") from error
+            if part:
+                parts.append(part)
+                size += len(part)
+                _check_size(size, len(data))
+        return b"".join(parts)
 
     def finish(self) -> None:
         try:
             self._decoder.flush()
         except Exception as error:
-            raise ValueError(f"the end of its {self._coding} is missing: {error}") from error
+            raise ValueError(f"the end of its {self._coding} is missing: {_told(error)}") from error
 
 
-def _inflate(inflater: zlib._Decompress, data: bytes) -> bytes:
+def _inflate(inflater: zlib._Decompress, data: bytes, before: int = 0) -> bytes:
+    """What these bytes decode to, where so many came out of the same `feed` before."""
     try:
-        part = inflater.decompress(data, MAX_PART)
+        part = inflater.decompress(data, MAX_PART - before + 1)
     except zlib.error as error:
         raise ValueError(f"damaged deflate: {error}") from error
-    if inflater.unconsumed_tail:
-        raise ValueError(f"{len(data)} bytes unpack to more than {MAX_PART}")
+    _check_size(before + len(part), len(data))
     return part
+
+
+class _TooMuch(ValueError):
+    """What is too long is not damaged."""
+
+
+def _check_size(size: int, of: int) -> None:
+    if size > MAX_PART:
+        raise _TooMuch(f"{of} bytes unpack to more than {MAX_PART}")
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -143,7 +143,6 @@ def test_check_goes_on_after_a_file_that_cannot_be_read_or_is_no_recording(tmp_p
 def test_a_line_that_is_too_long_is_one_damage(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     monkeypatch.setattr("aivvm_testing.format.MAX_LINE", 100)
-    monkeypatch.setattr("aivvm_testing.damage.MAX_LINE", 100)
     path.write_bytes(HEADER + GOOD + REQUEST + b"x" * 1050 + b"\n" + END + GOOD + b"rubbish\n")
     exchanges, damages = inspect(path)
     assert (exchanges, [one.line for one in damages]) == (2, [6, 11])

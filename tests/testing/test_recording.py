@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import threading
+import tracemalloc
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from aivvm_testing import format as module
 from aivvm_testing import journal as journals
 from aivvm_testing import recording as stored
 from aivvm_testing import strategies
+from aivvm_testing.damage import inspect
 from aivvm_testing.errors import CorruptRecording
 from aivvm_testing.journal import Journal, recover
 from aivvm_testing.recording import Exchange, Recording
@@ -85,9 +87,18 @@ class TestRoundTrip:
     @example("\ud83d\u202e\x85\u2028\ufeff")
     def test_any_text_comes_back(self, scratch: Path, text: str) -> None:
         assume(not re.search("[\ud800-\udbff][\udc00-\udfff]", text))
-        head = Head(200, text, Headers([(text, text)]), decoded=Headers([(text, text), (text, "")]))
-        exchange = Exchange(Request(text, text), Reply(head, (), Ending("cut", error=text)))
+        head = Head(200, "", decoded=Headers([(text, text), (text, "")]))
+        request = Request("GET", "http://x/", Headers([(text, text)]))
+        exchange = Exchange(request, Reply(head, (), Ending("cut", error=text)))
         recording = Recording([exchange], note=text, expected={text: [text]})
+        recording.save(scratch)
+        assert Recording.load(scratch) == recording
+
+    @given(st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=5))
+    @example("\x1b[2J\x85\xa0")
+    def test_whatever_a_wire_carries_comes_back(self, scratch: Path, text: str) -> None:
+        head = Head(200, text, Headers([("!#$%&'*+.^_`|~0aZ-", text)]))
+        recording = Recording([Exchange(Request("M-SEARCH", f"http://x/{text}"), Reply(head))])
         recording.save(scratch)
         assert Recording.load(scratch) == recording
 
@@ -266,6 +277,10 @@ class TestByHand:
 
 def nested(depth: int) -> bytes:
     return b'{"request": {"method": "GET", "url": "u", "json": ' + b"[" * depth + b"]" * depth + b"}}\n"
+
+
+def reply_line(reason: str, *fields: list[str]) -> bytes:
+    return json.dumps({"reply": {"status": 200, "reason": reason, "headers": fields}}).encode() + b"\n"
 
 
 EXAMPLE = '{"aivvm_recording": 1, "origin": "written", "note": "why it exists"}'
@@ -508,6 +523,56 @@ CORRUPT: dict[str, tuple[bytes, int, str]] = {
         3,
         '"decoded" is a list of [name, value] pairs of strings, but got ["content-length", 3]',
     ),
+    "two lines in a field": (
+        HEADER + REQUEST + reply_line("OK", ["a", "1\r\nb: 2"]),
+        3,
+        "a line of the head holds no CR, LF or NUL, but got 'a: 1\\r\\nb: 2'",
+    ),
+    "surrogate in a field": (
+        HEADER + REQUEST + reply_line("OK", ["a", "\ud800"]),
+        3,
+        "a head is latin-1, which cannot carry '\\ud800' of 'a: \\ud800'",
+    ),
+    "no name of a field": (
+        HEADER + REQUEST + reply_line("OK", ["", "x"]),
+        3,
+        "the name of a header field is a token (RFC 9110, 5.6.2), but got ''",
+    ),
+    "colon in the name of a field": (
+        HEADER + REQUEST + reply_line("OK", ["a: b", "x"]),
+        3,
+        "the name of a header field is a token (RFC 9110, 5.6.2), but got 'a: b'",
+    ),
+    "surrogate in the reason": (
+        HEADER + REQUEST + reply_line("\ud800"),
+        3,
+        "a head is latin-1, which cannot carry '\\ud800' of 'HTTP/1.1 200 \\ud800'",
+    ),
+    "two lines in the reason": (
+        HEADER + REQUEST + reply_line("OK\r\nX: y"),
+        3,
+        "a line of the head holds no CR, LF or NUL, but got 'HTTP/1.1 200 OK\\r\\nX: y'",
+    ),
+    "two lines in the method": (
+        HEADER + b'{"request": {"method": "GET\\r\\n", "url": "http://x/"}}\n' + REPLY + END,
+        2,
+        'a method holds no control characters, but got "GET\\r\\n"',
+    ),
+    "surrogate in the url": (
+        HEADER + b'{"request": {"method": "GET", "url": "http://x/\\ud800"}}\n' + REPLY + END,
+        2,
+        "\"http://x/\\ud800\" is no url: '\\ud800' has no UTF-8 form",
+    ),
+    "half an address in the url": (
+        HEADER + b'{"request": {"method": "GET", "url": "http://[::1"}}\n' + REPLY + END,
+        2,
+        '"http://[::1" is no url: Invalid IPv6 URL',
+    ),
+    "port in the url": (
+        HEADER + b'{"request": {"method": "GET", "url": "http://x:99999999/"}}\n' + REPLY + END,
+        2,
+        '"http://x:99999999/" is no url: Port out of range 0-65535',
+    ),
     "text and hex": (
         HEADER + REQUEST + REPLY + b'{"text": "a", "hex": "61"}\n',
         4,
@@ -678,6 +743,57 @@ class TestCorruptFiles:
             Recording.load(scratch)
         scratch.unlink()
 
+    @pytest.mark.parametrize("before", [b"", REQUEST + REPLY], ids=["header", "chunk"])
+    @pytest.mark.parametrize("read", ["load", "inspect", "recover"])
+    def test_refusing_a_long_line_holds_a_small_part_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, before: bytes
+    ) -> None:
+        monkeypatch.setattr(module, "MAX_LINE", 48 * 1024 * 1024)
+        path = tmp_path / "f.journal" if read == "recover" else tmp_path / "f"
+        begin = HEADER + (before or b"{") if before else HEADER[:-3]
+        path.write_bytes(begin)
+        os.truncate(path, 1 << 28)  # a hole, after which no line ends
+        tracemalloc.start()
+        try:
+            if read == "inspect":
+                [damage] = inspect(path).damages
+            else:
+                with pytest.raises(CorruptRecording) as caught:
+                    (Recording.load if read == "load" else recover)(tmp_path / "f")
+                damage = caught.value
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert damage.line == begin.count(b"\n") + 1 or read == "recover"
+        assert peak < 20 * 1024 * 1024
+
+    @pytest.mark.parametrize("lazy_from", [0, 1 << 40], ids=["lazily", "at once"])
+    @pytest.mark.parametrize("over", [-1, 0, 1])
+    def test_a_line_of_several_pieces_is_read_whole(
+        self, scratch: Path, monkeypatch: pytest.MonkeyPatch, over: int, lazy_from: int
+    ) -> None:
+        monkeypatch.setattr(stored, "LAZY_FROM", lazy_from)
+        monkeypatch.setattr(module, "PIECE", 1000)
+        monkeypatch.setattr(stored, "_BLOCK", 1500)
+        for pieces in (1, 2, 5):
+            body = b"a" * (pieces * 1000 + over - len(b'{"text": ""}\n'))
+            recording = Recording([Exchange(GET, Reply.of(body, b"b"))] * 2)
+            recording.save(scratch)
+            assert Recording.load(scratch) == recording
+            assert inspect(scratch) == (2, [])
+
+    def test_after_damage_in_a_line_of_several_pieces_reading_goes_on_with_the_next(
+        self, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aivvm_testing.damage.PIECE", 100)
+        monkeypatch.setattr(module, "PIECE", 100)
+        good = REQUEST + REPLY + END
+        scratch.write_bytes(
+            HEADER + REQUEST + REPLY + b"x" * 250 + b"\n" + END + good + b"y" * 350 + b"\n" + good
+        )
+        found = inspect(scratch)
+        assert (found.exchanges, [one.line for one in found.damages]) == (2, [4, 9])
+
     def test_what_cannot_be_loaded_is_not_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -688,6 +804,14 @@ class TestCorruptFiles:
         recording = Recording([Exchange(GET, Reply.of(b"\xff" * 494))])
         recording.save(tmp_path / "f")
         assert Recording.load(tmp_path / "f") == recording
+        for request, head in (
+            (GET, Head(200, "\u4e2d")),
+            (GET, Head(200, headers=Headers([("a b", "c")]))),
+            (Request("GET", "http://[::1"), Head()),
+        ):
+            with pytest.raises(ValueError, match=r"latin-1|token|is no url"):
+                Recording([Exchange(request, Reply(head))]).save(tmp_path / "g")
+        assert os.listdir(tmp_path) == ["f"]
 
     @pytest.mark.parametrize("depth", [100, 300, 900])
     def test_deep_json_is_either_read_or_refused(self, scratch: Path, depth: int) -> None:
@@ -746,7 +870,7 @@ class TestSaving:
     def test_a_failure_keeps_the_earlier_file_and_leaves_nothing_behind(self, tmp_path: Path) -> None:
         path = tmp_path / "f"
         before = saved(Recording([Exchange(GET, Reply.of("a"))]), path)
-        split = Exchange(Request("GET", "http://x/\ud83d" + "\ude00"), Reply.of("b"))
+        split = Exchange(GET, Reply(Head(), (), Ending("cut", error="\ud83d" + "\ude00")))
         with pytest.raises(ValueError, match="a surrogate pair as two characters"):
             Recording([split]).save(path)
         assert path.read_bytes() == before
@@ -754,9 +878,30 @@ class TestSaving:
 
     def test_a_missing_directory_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(
-            FileNotFoundError, match=r"the recording cannot be saved \(No such file.*nowhere/f"
+            FileNotFoundError,
+            match=r"the recording cannot be saved \(No such file .*: there is no folder .*/nowhere\): .*nowhere/deep/f",
         ):
-            Recording().save(tmp_path / "nowhere" / "f")
+            Recording().save(tmp_path / "nowhere" / "deep" / "f")
+
+    def test_the_bytes_are_on_the_disk_before_the_name_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[tuple[str, int]] = []
+        fsync, move = os.fsync, os.replace
+
+        def synced(file: int) -> None:
+            done.append(("fsync", os.fstat(file).st_size))
+            fsync(file)
+
+        def moved(one: str, other: str) -> None:
+            done.append(("replace", os.stat(one).st_size))
+            move(one, other)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "replace", moved)
+        Recording().save(tmp_path / "f")
+        size = (tmp_path / "f").stat().st_size
+        assert done == [("fsync", size), ("replace", size)]
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_a_read_only_directory_is_named(self, tmp_path: Path) -> None:
@@ -986,7 +1131,8 @@ class TestJournal:
 
     def test_where_nothing_can_be_written_it_is_not_made(self, tmp_path: Path) -> None:
         with pytest.raises(
-            FileNotFoundError, match=r"nothing can be recorded here \(No such file.*nowhere/f"
+            FileNotFoundError,
+            match=r"nothing can be recorded here \(No such file .*: there is no folder .*/nowhere\): .*nowhere/f",
         ):
             Journal(tmp_path / "nowhere" / "f")
         with pytest.raises(
@@ -1077,17 +1223,6 @@ class TestJournal:
         journal.end(journal.begin(GET, 0.0), Ending("refused", 0.5))
         journal.finish()
         assert Recording.load(tmp_path / "f")[0].reply == Reply.no_answer("refused", at=0.5)
-
-    def test_what_no_file_can_hold_is_told_at_the_end(self, tmp_path: Path) -> None:
-        journal = Journal(tmp_path / "f")
-        n = journal.begin(Request("GET", "http://x/\ud83d" + "\ude00"), 0.0)
-        journal.head(n, Head())
-        journal.end(n, Ending())
-        with pytest.raises(
-            OSError, match=r"recording stopped at an error .text holds a surrogate pair"
-        ) as caught:
-            journal.finish()
-        assert isinstance(caught.value.__cause__, ValueError)
 
     def test_a_replacement_that_fails_can_be_tried_again(self, tmp_path: Path) -> None:
         journal = Journal(tmp_path / "f")
