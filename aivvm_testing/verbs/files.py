@@ -194,14 +194,10 @@ def recover(options: argparse.Namespace) -> int:
         print(as_json({"file": out, "exchanges": count}, indent=2))
     else:
         say(f"{out}: {counted(count, 'exchange')} recovered")
-    leaks = len(check_file(out))  # which its recorder may have refused to finish for
-    if leaks:
-        looks = "looks" if leaks == 1 else "look"
-        print(
-            f"{one_line(out)}: {counted(leaks, 'place')} in it {looks} like a secret: `aivvm-testing redact --check` shows where, "
-            "`redact --in-place` takes them out",
-            file=sys.stderr,
-        )
+    found = len(check_file(out))
+    if found:  # perhaps why its recorder did not finish
+        advice = "redact --check shows where, and redact --in-place takes out what looks like one"
+        print(f"aivvm-testing: {counted(found, 'secret')} in {one_line(out)}: {advice}", file=sys.stderr)
     return 0
 
 

@@ -19,10 +19,12 @@ from aivvm_testing import Exchange, Recording, Reply, fixtures, wait
 from aivvm_testing.cli import main
 from aivvm_testing.damage import MOST_DAMAGES, inspect
 from aivvm_testing.differences import differences
-from aivvm_testing.errors import CorruptRecording
+from aivvm_testing.errors import CorruptRecording, SecretsFound
 from aivvm_testing.journal import Journal
 from aivvm_testing.leaks import check_file, redact_recording
 from aivvm_testing.matching import Matcher
+from aivvm_testing.record.tap import Tap
+from aivvm_testing.redaction import Redaction
 from aivvm_testing.reply import Chunk, Ending, Head
 from aivvm_testing.strategies import recordings
 
@@ -449,6 +451,23 @@ def test_merge_leaves_nothing_out_silently(tmp_path, capsys):
 
 
 # recover
+
+
+def test_recover_says_that_there_are_secrets_in_what_it_made(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    tap = Tap(path, redaction=Redaction(strict=True))
+    entry = tap.begin(GET)
+    entry.head(200, "OK", Headers())
+    entry.chunk(KEY.encode())
+    entry.end("complete")
+    with pytest.raises(SecretsFound):
+        tap.close()
+    status, told, errors = run(capsys, "recover", path, "--json")
+    assert (status, told) == (0, {"file": str(path), "exchanges": 1})
+    assert errors == (
+        f"aivvm-testing: 1 secret in {path}: redact --check shows where, and redact --in-place takes out what looks like one\n"
+    )
+    assert KEY in path.read_text()
 
 
 def test_recover_speaks_json(tmp_path, capsys):

@@ -252,7 +252,7 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(path, monkeypatch):
         (["--upstream", "http://x", "--out", "a", "--pattern", "("], 2, "aivvm-testing record: error: "),
         (["--upstream", "https://x", "--out", "a", "--ca", "no.pem"], 1, "--ca no.pem is no file or folder of certif"),
         (["--upstream", "https://x", "--out", "a", "--ca", __file__], 1, "is no file or folder of certif"),
-        (["--upstream", "http://x", "--out", "no/a"], 1, "nothing can be recorded here (No such file or directory)"),
+        (["--upstream", "http://x", "--out", "no/a"], 1, "nothing can be recorded here (No such file or directory: there is no folder "),
     ],
 )  # fmt: skip
 def test_misuse_ends_with_one_clear_line_and_nothing_written(

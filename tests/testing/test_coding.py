@@ -225,8 +225,9 @@ def test_damage_within_a_part_ends_the_answer_there(tmp_path: Path, name: str) -
     first, *_ = packed(name, b"one", b"two")
     head = HEAD[:-2] + b"Content-Encoding: " + name.encode() + b"\r\n\r\n"
     damaged = head + framed(first, b"\xff" * 40) + END
-    with serving(damaged) as peer, RecordingAdapter(path) as adapter, plain_session(adapter) as session:
-        with pytest.raises(OSError, match=name):
+    with serving(damaged) as peer, RecordingAdapter(path) as adapter:
+        session = plain_session(adapter)
+        with session, pytest.raises(OSError, match=name):
             session.get(peer.url, timeout=PATIENCE)
     [exchange] = Recording.load(path)
     assert [chunk.data for chunk in exchange.reply.chunks] == [b"one"]
