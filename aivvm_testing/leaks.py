@@ -9,13 +9,14 @@ through a recording, `check_file` through its file or its journal, in memory tha
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import math
 import os
 import re
 import zlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -205,14 +206,20 @@ _KINDS = (
         "a private key",
         "-----BEGIN",
         rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-        rb"(?:(?:[,.:-]|"
+        rb"(?:(?:(?!-----BEGIN)[,.:-]|"
         + _KEY_TEXT
         + rb"){0,7500}?-----END [A-Z0-9 ]{0,40}-----|(?:"
         + _KEY_TEXT
         + rb"){0,7500})",
         _is_key,
     ),
-    _kind("a JSON web token", "eyJ", _B + rb"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*(?:\.[\w-]+){0,2}", _is_token),
+    _kind(
+        "a JSON web token",
+        "eyJ",
+        # It goes no further than to where the next may begin, or many beginnings in a row would take ages.
+        _B + rb"eyJ(?:(?![_-]eyJ)[\w-]){8,}\.[\w-]{8,}\.[\w-]*(?:\.[\w-]+){0,2}",
+        _is_token,
+    ),
     _kind("an API key", "sk- k_live_ k_test_", _B + rb"(?:sk-|[rs]k_(?:live|test)_)[\w-]{16,}"),
     _kind("a GitHub token", "ghp_ gho_ ghs_ github_pat_", _B + rb"(?:gh[pos]_|github_pat_)\w{20,}"),
     _kind("a GitLab token", "glpat-", _B + rb"glpat-[\w.-]{20,}"),
@@ -274,7 +281,7 @@ class _Part:
 
     def named(self, begin: int, value: bytes, length: int) -> Iterator[_Found]:
         """Here something goes under a secret name; to be told before that place is searched."""
-        self._told.append((begin, begin + length))
+        insort(self._told, (begin, begin + length))
         yield self._found(begin, "what goes under a secret name", value, length)
 
     def feed(self, data: bytes, *, last: bool = False) -> Iterator[_Found]:
@@ -282,15 +289,26 @@ class _Part:
         for n, offset, match in sorted(self._search.feed(data, last=last), key=lambda found: found[0]):
             begin, end = span_of(match)
             secret = match.string[begin:end]
-            told = any([offset + begin < other and one < offset + end for one, other in self._told])
+            span = offset + begin, offset + end
+            after = bisect_right(self._told, span)  # they are apart, so its neighbours tell
+            told = any(
+                [
+                    span[0] < other and one < span[1]
+                    for one, other in self._told[max(0, after - 1) : after + 1]
+                ]
+            )
             if not told and (kind := self._kind(n, match, secret)):
-                self._told.append((offset + begin, offset + end))
+                self._told.insert(after, span)
                 yield self._found(offset + begin, kind, secret, len(secret))
         self._told = [span for span in self._told if span[1] > self._search.settled - LONGEST_LEAK]
 
     @property
     def settled(self) -> int:
         return self._search.settled
+
+    def sealed(self, length: int) -> _Found:
+        """All of it cannot be looked into."""
+        return self._found(0, "an encoded body that cannot be looked into", b"", length)
 
     def _kind(self, n: int, match: re.Match[bytes], secret: bytes) -> str | None:
         if n < self._by_pattern:
@@ -386,7 +404,7 @@ class _Look:
         self._exchange = exchange
         self._redaction = redaction
         self._body = _Body(exchange, "reply body", redaction, "")
-        self._decoded = _decoding(Headers())
+        self._coding = _Coding(Headers())
         self._places = _Places()
         self._headed = False
 
@@ -396,8 +414,13 @@ class _Look:
             [("url", url, self._redaction.url_secrets(url)), *self._fields("request", headers)]
         )
         looked_at = _Body(self._exchange, "request body", self._redaction, "json")
-        body = b"".join(_decoding(headers)(body))
-        for begin, end in self._redaction.form_secrets(body, headers.get("content-type", "")):
+        coding = _Coding(headers)
+        body = b"".join(coding.undone(body))
+        if coding.sealed:
+            yield looked_at.part.sealed(coding.came)
+        spans = self._redaction.form_secrets(body, headers.get("content-type", ""))
+        spans = [*spans, *self._redaction.nested_secrets(body), *self._redaction.number_secrets(body)]
+        for begin, end in spans:
             if not is_placeholder(body[begin:end]):
                 yield from looked_at.part.named(begin, body[begin:end], end - begin)
         yield from looked_at.feed(body, last=True)
@@ -407,7 +430,7 @@ class _Look:
         self._body = _Body(
             self._exchange, "reply body", self._redaction, head.headers.get("content-type", "")
         )
-        self._decoded = _decoding(head.headers)
+        self._coding = _Coding(head.headers)
         parts = [("reason", head.reason, self._redaction.text_secrets(head.reason))]
         return self._texts(
             [*parts, *self._fields("reply", head.headers), *self._fields("reply", head.decoded)]
@@ -416,11 +439,13 @@ class _Look:
     def chunk(self, data: bytes, line: int = 0) -> Iterator[_Found]:
         if line:
             self._places.begin(self._body.came, line, self._body.open)
-        for piece in self._decoded(data):
+        for piece in self._coding.undone(data):
             yield from self._body.feed(piece)
 
     def end(self, ending: Ending) -> Iterator[_Found]:
         yield from self._body.feed(b"", last=True)
+        if self._coding.sealed:
+            yield self._body.part.sealed(self._coding.came)
         said, data = ending.error or "", ending.data.decode("latin-1")
         # What is no head, or follows a whole body, may hold header fields.
         is_apart = ending.kind == "complete" or not self._headed
@@ -565,23 +590,72 @@ def _as_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _decoding(headers: Headers) -> Callable[[bytes], Iterator[bytes]]:
-    """What undoes the content-coding, chunk by chunk, as far as this Python can and the data is right."""
-    coding = headers.get("content-encoding", "").strip().lower()
-    if coding not in ("gzip", "x-gzip", "deflate"):
-        return lambda data: iter((data,))
-    decoder = zlib.decompressobj(47)  # gzip or zlib, as its first bytes say
-    left = MOST_DECODED
+class _Coding:
+    """Undoes a content-coding, as far as this module can and the data is right; other data is given as it stands.
 
-    def decoded(data: bytes) -> Iterator[bytes]:
-        nonlocal left
-        with suppress(zlib.error):
-            while data and left > 0 and (piece := decoder.decompress(data, _STEP)):
-                left -= len(piece)
-                data = decoder.unconsumed_tail
+    `sealed`: not all could be undone, so what came may hide anything. `came`: bytes.
+    """
+
+    def __init__(self, headers: Headers) -> None:
+        codings = [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
+        self._coding = ",".join([coding for coding in codings if coding not in ("", "identity")])
+        self._decoder = (
+            zlib.decompressobj(47) if self._coding in _UNDONE else None
+        )  # gzip or zlib, as its first bytes say
+        self._begun: bytes | None = b""  # as long as it may be something else
+        self._left = MOST_DECODED
+        self.came = 0
+        self.sealed = False
+
+    def undone(self, data: bytes) -> Iterator[bytes]:
+        """The next bytes, decoded."""
+        self.came += len(data)
+        if self._decoder is None:
+            self.sealed = self.sealed or bool(data and _SEALED.search(self._coding))
+            yield data
+            return
+        if self._begun is not None:
+            self._begun += data
+        while data and self._left > 0:
+            if self._decoder.eof:  # the next member of a gzip file
+                self._decoder = zlib.decompressobj(47)
+            try:
+                piece = self._decoder.decompress(data, _STEP)
+            except zlib.error:
+                yield from self._gave_up(data)
+                return
+            data = self._decoder.unconsumed_tail or self._decoder.unused_data
+            self._left -= len(piece)
+            if piece:
+                self._begun = None
                 yield piece
 
-    return decoded
+    def _gave_up(self, data: bytes) -> Iterator[bytes]:
+        begun, self._begun = self._begun, None
+        self._decoder = None
+        self._coding = ""
+        if begun is None:
+            self.sealed = True
+            yield data
+            return
+        with suppress(zlib.error):  # some send it without a header
+            bare = zlib.decompressobj(-15)
+            if piece := bare.decompress(begun, _STEP):
+                self._decoder = bare
+                self._left -= len(piece)
+                yield piece
+                if bare.unconsumed_tail:
+                    yield from self.undone(bare.unconsumed_tail)
+                return
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(begun)
+        except UnicodeDecodeError:
+            self.sealed = True
+        yield begun
+
+
+_UNDONE = ("gzip", "x-gzip", "deflate")
+_SEALED = re.compile(r"\b(?:br|zstd|compress|x-compress|gzip|x-gzip|deflate)\b")
 
 
 # Taking it out

@@ -75,17 +75,23 @@ class _Comparison:
             return [self._canonical(item) for item in value]
         if isinstance(value, dict):
             return {
-                key: self._canonical(item) if not self._secret(key, item) else _ANY
+                key: self._canonical(item) if not self._redaction.is_secret(key) else self._blank(key, item)
                 for key, item in value.items()
             }
         return value
 
-    def _secret(self, name: str, value: object) -> bool:
+    def _blank(self, name: str, value: Any) -> Any:
         # However long the secret is, and whether it is there at all: a replay is often run without the real one.
-        return isinstance(value, str) and self._redaction.is_secret(name)
+        if isinstance(value, str):
+            return _ANY
+        if value is not None and not isinstance(value, bool) and self._redaction.is_secret_throughout(name):
+            return _ANY
+        if isinstance(value, list):
+            return [self._blank(name, item) for item in value]
+        return self._canonical(value)
 
     def _fields(self, pairs: Iterable[tuple[str, str]]) -> Hashable:
-        return tuple(sorted((name, _ANY if self._secret(name, value) else value) for name, value in pairs))
+        return tuple(sorted([pair for pair in pairs if not self._redaction.is_secret(pair[0])]))
 
 
 _NAMES = tuple(_Comparison(DEFAULT, ()).aspects)

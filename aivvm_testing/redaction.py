@@ -24,10 +24,13 @@ from aivvm.transport import Headers, Request
 
 SECRET_NAMES = frozenset(
     {
+        "accesskeyid",
         "apikey",
         "assertion",
         "auth",
+        "authentication",
         "authorization",
+        "awsaccesskeyid",
         "bearer",
         "codeverifier",
         "cookie",
@@ -38,10 +41,12 @@ SECRET_NAMES = frozenset(
         "jwt",
         "key",
         "otp",
+        "pass",
         "passcode",
         "passphrase",
         "passwd",
         "password",
+        "pin",
         "proxyauthorization",
         "pwd",
         "samlresponse",
@@ -52,30 +57,48 @@ SECRET_NAMES = frozenset(
         "sig",
         "signature",
         "token",
+        "totp",
         "xsrf",
     }
 )
-"""Names whose values are secrets, as they are compared."""
+"""Names whose values are secrets, as they are compared; those of headers with an `x-` before them, too."""
 
 SECRET_SUFFIXES = (
     "accesskey",
+    "accesskeys",
+    "accesstokens",
     "apikey",
+    "apikeys",
+    "apitokens",
     "authkey",
     "authorization",
+    "authorizationkey",
+    "authtokens",
     "clientassertion",
     "credential",
+    "credentials",
     "functionskey",
     "passphrase",
     "passwd",
     "password",
+    "passwords",
     "privatekey",
+    "privatekeypem",
+    "privatekeys",
+    "refreshtokens",
     "secret",
     "secretkey",
+    "secretkeys",
+    "secrets",
     "signature",
     "subscriptionkey",
     "token",
 )
-"""Names that end like this are secret as well: `x-amz-security-token`, `client_secret`, `user[password]`."""
+"""Names that end like this are secret as well: `x-amz-security-token`, `client_secret`, `user[password]`. `tokens` and
+`keys` do not: they count what a model reads, and are what it says."""
+
+AMBIGUOUS_NAMES = frozenset({"key", "session", "token"})
+"""Under these a text, or a list of texts, is a secret; objects and numbers are what a model streams or is told."""
 
 SHORTEST = 8
 LONGEST = 16 * 1024
@@ -116,19 +139,39 @@ _USERINFO = re.compile(r"(?<=//)[^/?#\s\"'<>]+(?=@)")
 _PARAMETER = re.compile(r"(?:(?<=[?&;#])|^)([^=&;?#\s\"'<>/]+)=")
 _END_IN_URL = re.compile(r"[&#]|\Z")
 _END_IN_TEXT = re.compile(r"[&#\s\"'<>]|\Z")
-_FORM_PART = re.compile(
-    rb"content-disposition:[^\r\n]*[;\s]name=\"?([^\";\r\n]*)[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n", re.IGNORECASE
-)
+_FORM_PART = re.compile(rb"content-disposition:([^\r\n]*)", re.IGNORECASE)  # its fields, to where they end:
+_END_OF_FIELDS = b"\r\n\r\n"
+_FORM_NAME = re.compile(rb"[;\s]name=\"?([^\";]*)", re.IGNORECASE)
 
 # In well-formed JSON a comma, a colon or a bracket lies between any two strings. A name here has none of them, so a
 # match never begins at the quote that closes a string, and need not know what came before.
 _NAME = rb'[^"\\,:\[\]{}\s]*(?:\\u[0-9a-fA-F]{4}[^"\\,:\[\]{}\s]*)*'
-_OPENING = re.compile(rb'"(' + _NAME + rb')"\s*:\s*(?=")')
+_OPENING = re.compile(rb'"(' + _NAME + rb')"\s*:\s*(?=["\[{])')
 _PLAIN_NAME = re.compile(
     rb'"([^"\\,:\[\]{}\s]*)"\s*:'
 )  # of any member, where nothing is escaped; twice as quick
 _PART_OF_OPENING = re.compile(rb'"' + _NAME + rb'(?:"\s*:?\s*|\\(?:u[0-9a-fA-F]{0,3})?)?\Z')
 _REST_OF_VALUE = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
+
+_STRUCTURE = re.compile(
+    rb"[\s,:0-9+\-.eEtrufalsn]*"
+)  # of a list or an object, between its strings and brackets
+_DEEPEST = 64
+_SCHEMA_NAMES = frozenset({b"type", b"description", b"title", b"enum", b"anyOf", b"allOf", b"oneOf", b"$ref"})
+"""An object that begins with one of these tells what a tool takes, or has names inside that say what is a secret."""
+_LONGEST_SCHEMA_NAME = max(map(len, _SCHEMA_NAMES))
+_QUOTE = ord('"')
+
+# Of a request: numbers, and JSON that is in a string of JSON.
+_NUMBER = re.compile(rb'"(' + _NAME + rb')"\s*:\s*(-?[0-9][0-9.eE+-]*)')
+_DIGIT = re.compile(rb"[0-9]")
+_NO_PLACEHOLDER = re.compile(rb"[02-9]")
+_NESTED = re.compile(rb'(?<=[:,\[\s])"(?=(?:\s|\\[nrt])*[\[{])')
+_NESTED_MEMBER = re.compile(
+    rb'\\"([^"\\,:\[\]{}\s]*)\\"(?:\s|\\[nrt])*:(?:\s|\\[nrt])*\\"'
+    rb'([^"\\]*(?:\\(?:[^"\\]|\\(?:\\.|[^"\\]))[^"\\]*)*)',
+    re.DOTALL,
+)
 
 # Of bytes that are no answer: where a field may begin, how far what it says may go, and the sizes of chunks.
 _RAW_NAME = re.compile(r"(?:\A|(?<=[\r\n]))([^\r\n:]{1,200}):[ \t]*")
@@ -206,10 +249,18 @@ class Redaction:
         known = self._known.get(name)
         if known is None:  # every request of a session has the same names
             plain = _plain(name)
-            known = plain not in self._kept and (plain in self._names or plain.endswith(SECRET_SUFFIXES))
+            known = plain not in self._kept and (
+                plain in self._names
+                or plain.endswith(SECRET_SUFFIXES)
+                or (plain[1:] in SECRET_NAMES and name[:2].lower() in ("x-", "x_"))
+            )
             if len(self._known) < 1000:
                 self._known[name] = known
         return known
+
+    def is_secret_throughout(self, name: str) -> bool:
+        """Whether this is also so of an object that goes under it, with all its texts, and of a number in a request."""
+        return self.is_secret(name) and _plain(name) not in AMBIGUOUS_NAMES
 
     @property
     def compiled(self) -> tuple[re.Pattern[bytes], ...]:
@@ -235,6 +286,10 @@ class Redaction:
             for begin, end in spans:
                 _note(body[begin:end].decode("latin-1"), found)
             body = _painted(body, spans)
+            if numbers := self.number_secrets(body):
+                found += [body[begin:end].decode() for begin, end in numbers]
+                ones = b"".join([_DIGIT.sub(b"1", body[begin:end]) for begin, end in numbers])
+                body = _put_back(ones, body, _gaps(numbers, len(body)))
         url = _blanked(url, self.url_secrets(url), found)
         headers = self._blanked_headers(headers, found)
         secrets = Secrets(found, self.compiled) if found or self.patterns else NO_SECRETS
@@ -318,9 +373,33 @@ class Redaction:
         return spans
 
     def body_secrets(self, body: bytes, content_type: str) -> list[Span]:
-        """The string values of secret JSON members, and the secret fields of a form."""
+        """The string values of secret JSON members, also in the JSON of its strings, and the secret fields of a form."""
         spans = [(piece.begin, piece.end) for piece in Members(self).feed(body)]
-        return spans + self.form_secrets(_painted(body, spans), content_type)
+        body = _painted(body, spans)
+        return spans + self.nested_secrets(body) + self.form_secrets(body, content_type)
+
+    def nested_secrets(self, body: bytes) -> list[Span]:
+        """The string values of secret members where a string of a JSON body is JSON, as the arguments of a tool are."""
+        spans: list[Span] = []
+        at = 0 if b'\\"' in body else len(body)
+        while opening := _NESTED.search(body, at):
+            rest = _REST_OF_VALUE.match(body, opening.end())
+            assert rest is not None
+            at = rest.end()
+            spans += [
+                member.span(2)
+                for member in _NESTED_MEMBER.finditer(body, rest.start(), at)
+                if member[2] and self.is_secret_throughout(member[1].decode("utf-8", "replace"))
+            ]
+        return spans
+
+    def number_secrets(self, body: bytes) -> list[Span]:
+        """The numbers under secret names in a JSON body; a placeholder has only ones as digits, so that it stays one."""
+        return [
+            member.span(2)
+            for member in _NUMBER.finditer(body)
+            if _NO_PLACEHOLDER.search(member[2]) and self.is_secret_member(member[1], throughout=True)
+        ]
 
     def form_secrets(self, body: bytes, content_type: str) -> list[Span]:
         """The secret fields of a form; none where it is none."""
@@ -328,18 +407,28 @@ class Redaction:
             return self._parameters(body.decode("latin-1"), _END_IN_URL)
         spans: list[Span] = []
         if "form-data" in content_type.lower():
-            for part in _FORM_PART.finditer(body):
-                if self.is_secret(part[1].decode("utf-8", "replace")):
-                    end = body.find(b"\r\n--", part.end())
-                    spans.append((part.end(), len(body) if end < 0 else end))
+            at = 0
+            while part := _FORM_PART.search(body, at):
+                at = part.end()
+                names = _FORM_NAME.findall(part[1])
+                if any([self.is_secret(name.decode("utf-8", "replace")) for name in names]):
+                    begin = body.find(_END_OF_FIELDS, at)
+                    if begin < 0:
+                        break
+                    begin += len(_END_OF_FIELDS)
+                    at = body.find(b"\r\n--", begin)
+                    at = len(body) if at < 0 else at
+                    spans.append((begin, at))
         return spans
 
-    def is_secret_member(self, name: bytes) -> bool:
+    def is_secret_member(self, name: bytes, *, throughout: bool = False) -> bool:
         """Whether the value of the JSON member with this name, as it stands between its quotes, is a secret."""
         if len(name) > LONGEST_NAME:
             return False
         text = name.decode("utf-8", "replace")
-        return self.is_secret(json.loads(f'"{text}"', strict=False) if "\\" in text else text)
+        if "\\" in text:
+            text = json.loads(f'"{text}"', strict=False)
+        return self.is_secret_throughout(text) if throughout else self.is_secret(text)
 
     def are_harmless(self, names: Collection[bytes]) -> bool:
         """Whether no member with one of these names is a secret; quick where all are known, as in long streams."""
@@ -377,7 +466,7 @@ class Secrets:
     `LONGEST`. Immutable.
     """
 
-    __slots__ = ("_found", "_patterns", "_values", "longest", "searched", "step")
+    __slots__ = ("_beginnings", "_found", "_patterns", "_short", "_values", "longest", "searched", "step")
 
     def __init__(self, found: Iterable[str] = (), patterns: Iterable[re.Pattern[bytes]] = ()) -> None:
         self._found = tuple(found)
@@ -387,6 +476,10 @@ class Secrets:
             known |= dict.fromkeys([form for form in _forms(text) if SHORTEST <= len(form) <= LONGEST])
         values = sorted(known, key=lambda value: (-len(value), value))  # the longest that begins at a place
         self._values = values
+        self._short: frozenset[bytes] | None = (
+            None  # beginnings of fewer than `SHORTEST` bytes, once asked for
+        )
+        self._beginnings: re.Pattern[bytes] | None = None  # and those of so many
         self.longest = LONGEST_MATCH if self._patterns else 0
         self.step = LONGEST_MATCH // 8 if self._patterns else 0
         self.searched: list[Searched] = [(pattern, ()) for pattern in self._patterns]
@@ -402,16 +495,39 @@ class Secrets:
         """These, and more values."""
         return Secrets((*self._found, *found), self._patterns)
 
-    def begun(self, data: bytes) -> int:
-        """How many bytes at the end of the data are the beginning of a value, and `SHORTEST` or more; else 0."""
-        most = 0
-        for value in self._values:
-            at = data.find(value[:SHORTEST], -len(value))
-            while at >= 0 and not value.startswith(data[at:]):
-                at = data.find(value[:SHORTEST], at + 1)
-            if at >= 0:
-                most = max(most, len(data) - at)
-        return most
+    @property
+    def unmistakable(self) -> list[str]:
+        """Those that can be nothing else wherever they stand in a file: of 16 or more characters, letters and digits,
+        and none that JSON escapes."""
+        return [text for text in self._found if len(text) <= LONGEST and _UNMISTAKABLE.fullmatch(text)]
+
+    @property
+    def are_values(self) -> bool:
+        """Whether there are values and no patterns: then `begun` tells all that may yet become one."""
+        return bool(self._values) and not self._patterns
+
+    def begun(self, data: bytes, at: int = 0) -> int:
+        """The first place, from `at` on, where all that is left of the data is the beginning of a value; else its end.
+
+        Takes time for what comes after `at`, however long the values are.
+        """
+        if not self._values:
+            return len(data)
+        if self._beginnings is None or self._short is None:
+            firsts = dict.fromkeys([value[:SHORTEST] for value in self._values])
+            self._short = frozenset([first[:n] for first in firsts for n in range(1, SHORTEST)])
+            self._beginnings = re.compile(b"|".join(map(re.escape, firsts)))
+        at = max(at, len(data) - len(self._values[0]) + 1)
+        while first := self._beginnings.search(data, at):
+            rest = data[first.start() :]
+            if any([len(rest) < len(value) and value.startswith(rest) for value in self._values]):
+                return first.start()
+            at = first.start() + 1
+        end = data[max(at, len(data) - SHORTEST + 1) :]
+        for n in range(len(end)):
+            if end[n:] in self._short:
+                return len(data) - len(end) + n
+        return len(data)
 
     def spans(self, data: bytes) -> list[Span]:
         """Where they are in the data."""
@@ -450,6 +566,8 @@ NO_SECRETS = Secrets()
 Searched: TypeAlias = "tuple[re.Pattern[bytes], tuple[bytes, ...]]"
 """A pattern, and what stands in all that it matches: one of these, where there are any. Saves most searches."""
 
+_UNMISTAKABLE = re.compile(r"(?=.*[A-Za-z])(?=.*[0-9])[!#-\[\]-~]{16,}")
+
 _MAX_REMEMBERED = 200
 """Characters of the value of a header field, up to which it is known again."""
 
@@ -461,16 +579,26 @@ class Search:
     """Where patterns match in data that comes in pieces, each by itself from left to right, as in the whole.
 
     A match, with what it looks at around it, has at most `longest` bytes; it is told once so many came after where it
-    begins, or at the end. With `step`, it may wait for so many bytes more, as looking costs more than waiting.
+    begins, or at the end. With `step`, it may wait for so many bytes more, as looking costs more than waiting. With
+    `begun` nothing waits but what this tells: from where on, in some data, a match may have begun that looks at nothing
+    around it, given that none has before a place.
     """
 
-    def __init__(self, searched: Sequence[Searched], longest: int, *, step: int = 0) -> None:
+    def __init__(
+        self,
+        searched: Sequence[Searched],
+        longest: int,
+        *,
+        step: int = 0,
+        begun: Callable[[bytes, int], int] | None = None,
+    ) -> None:
         self.settled = 0
         """All that begins before this byte has been told."""
         self._searched = searched
         self._next = [0] * len(searched)
         self._longest = longest
         self._step = step
+        self._begun = begun
         self._window = b""  # what is not settled, and as much before it
         self._begin = 0
 
@@ -480,7 +608,12 @@ class Search:
         window = self._window = self._window + data
         begin = self._begin
         end = begin + len(window)
-        settled = end if last else end - self._longest + 1
+        if last:
+            settled = end
+        elif self._begun is not None:
+            settled = begin + self._begun(window, self.settled - begin)
+        else:
+            settled = end - self._longest + 1
         if settled - self.settled <= (0 if last else self._step):
             return []
         found = []
@@ -493,7 +626,7 @@ class Search:
                     self._next[n] = begin + match.end()
             self._next[n] = max(self._next[n], settled)
         self.settled = settled
-        passed = settled - self._longest - begin
+        passed = settled - begin - (0 if self._begun else self._longest)
         if passed > 0:
             self._window = window[passed:]
             self._begin += passed
@@ -512,6 +645,9 @@ class Piece(NamedTuple):
 class Members:
     """Where the string values of secret JSON members are in text that comes in pieces. Holds nothing back.
 
+    Strings in lists, and in objects but for `AMBIGUOUS_NAMES`, are such values, too, each a value of its own. What is in
+    none or breaks the rules of JSON ends the list.
+
     An answer's `content_type` tells whether there is JSON in it: where it says that it is JSON, an event stream, a script
     or a page, or where the text begins as JSON does. In other text, in which a model may speak of a key, nothing is found.
     """
@@ -525,6 +661,11 @@ class Members:
         self._inside = -1  # how many bytes of a secret value came
         self._escaped = False  # the next byte of it
         self._name = b""
+        self._around: list[bytes] = []  # the brackets of the list or object of secrets
+        self._throughout = False  # with the objects in it
+        self._named = True  # the next string there is a value
+        self._skips = False  # within a name there
+        self._first: bytes | None = b""  # the first name in it, as far as it came; None once that is known
 
     @property
     def inside(self) -> bool:
@@ -544,6 +685,11 @@ class Members:
             at = self._go_on(data, 0, found)
             if self._inside >= 0:
                 return found
+            at += bool(self._around)
+        if self._around:
+            at = self._go_through(data, at, found)
+            if self._around:
+                return found
         text = self._tail + data if self._tail else data
         before = len(text) - len(data)
         names = (_OPENING if b"\\u" in text else _PLAIN_NAME).findall(text, at)
@@ -551,13 +697,73 @@ class Members:
             while opening := _OPENING.search(text, at):
                 at = opening.end()
                 if self._redaction.is_secret_member(opening[1]):
-                    self._inside, self._name = 0, opening[1]
-                    at = before + self._go_on(data, at + 1 - before, found)
-                    if self._inside >= 0:
+                    self._name = opening[1]
+                    if text[at] == _QUOTE:
+                        self._inside = 0
+                        at = before + self._go_on(data, at + 1 - before, found)
+                    elif self._open(text[at : at + 1]):
+                        at = before + self._go_through(data, at + 1 - before, found)
+                    if self._inside >= 0 or self._around:
                         self._tail = b""
                         return found
         self._tail = _unfinished(text, at)
         return found
+
+    def _open(self, bracket: bytes) -> bool:
+        self._throughout = self._redaction.is_secret_member(self._name, throughout=True)
+        if bracket == b"{" and not self._throughout:
+            return False
+        self._around.append(bracket)
+        self._named = bracket == b"["
+        self._first = b"" if bracket == b"{" else None
+        return True
+
+    def _go_through(self, data: bytes, at: int, found: list[Piece]) -> int:
+        """On within a list or an object of secrets; gives where it ends, or the data does."""
+        while self._around:
+            if self._skips:
+                rest = _REST_OF_VALUE.match(data, at + (self._escaped and at < len(data)))
+                assert rest is not None
+                if self._first is not None:
+                    self._first += data[at : min(rest.end(), at + _LONGEST_SCHEMA_NAME + 1)]
+                    if len(self._first) > _LONGEST_SCHEMA_NAME:
+                        self._first = None
+                at = rest.end()
+                self._escaped = data[at:] == b"\\" or (self._escaped and not data)
+                if at + self._escaped >= len(data):
+                    return len(data)
+                self._skips = False
+                at += 1
+                if self._first in _SCHEMA_NAMES:
+                    self._around.clear()
+                    return at
+                self._first = None
+            between = _STRUCTURE.match(data, at)
+            assert between is not None
+            if b":" in between[0] or b"," in between[0]:
+                last = max(between[0].rfind(b":"), between[0].rfind(b","))
+                self._named = self._around[-1] == b"[" or between[0][last : last + 1] == b":"
+            at = between.end()
+            if at == len(data):
+                return at
+            sign = data[at : at + 1]
+            if sign == b'"' and self._named:
+                self._inside = 0
+                at = self._go_on(data, at + 1, found) + 1
+                if self._inside >= 0:
+                    return at
+            elif sign == b'"':
+                self._skips = True
+                at += 1
+            elif sign in (b"{", b"[") and len(self._around) < _DEEPEST and (sign == b"[" or self._throughout):
+                self._around.append(sign)
+                self._named = sign == b"["
+                at += 1
+            elif sign in (b"]", b"}") and (self._around.pop() == b"[") == (sign == b"]"):
+                at += 1
+            else:
+                self._around.clear()
+        return at
 
     def blank(self, data: bytes) -> bytes:
         """The data with what `feed` finds in it blanked out."""
@@ -590,9 +796,9 @@ class BlankedReply:
     """An answer on its way to a file: `write` gets each chunk without the secrets, also those split over several.
 
     Under their names secrets are looked for in the head, and in JSON, as `Members` tells; these are blanked out at once.
-    For what is looked for by value or pattern, what may be its beginning waits for the next chunk, so the file lags behind
-    by less than the longest of them, and by the chunks that these bytes are in. Sizes, boundaries and moments stay. Safe
-    between threads.
+    What is the beginning of a value waits for the next chunk; where there are patterns, all does that may be the beginning
+    of a match, by which the file then lags behind, and by the chunks that these bytes are in. Sizes, boundaries and moments
+    stay. Safe between threads.
     """
 
     def __init__(self, redaction: Redaction, secrets: Secrets, write: Callable[[bytes, float], None]) -> None:
@@ -672,12 +878,14 @@ class BlankedReply:
 
     def _pass_on(self, data: bytes, *, last: bool = False, breaks_off: bool = False) -> None:
         if self._search is None:
-            self._search = Search(self._secrets.searched, self._secrets.longest, step=self._secrets.step)
+            secrets = self._secrets
+            begun = secrets.begun if secrets.are_values else None
+            self._search = Search(secrets.searched, secrets.longest, step=secrets.step, begun=begun)
         if breaks_off:
             waiting = b"".join([*[chunk for chunk, _ in self._waiting], data])
-            if begun := self._secrets.begun(waiting):
-                end = self._begin + len(waiting)
-                self._spans.append((end - begun, end))
+            first = self._secrets.begun(waiting)
+            if len(waiting) - first >= SHORTEST:
+                self._spans.append((self._begin + first, self._begin + len(waiting)))
         for _, offset, match in self._search.feed(data, last=last):
             begin, end = span_of(match)
             self._spans.append((offset + begin, offset + end))
@@ -725,6 +933,11 @@ def is_placeholder(text: str | bytes, at: int = 0) -> bool:
     return text == (blank if isinstance(text, str) else blank.encode())
 
 
+def placeholder(length: int) -> bytes:
+    """What stands where a secret of so many bytes was."""
+    return _placeholder(length).encode()
+
+
 def _placeholder(length: int, at: int = 0) -> str:
     at %= len(_PLACEHOLDER)
     return (_PLACEHOLDER * ((at + length) // len(_PLACEHOLDER) + 1))[at : at + length]
@@ -767,6 +980,11 @@ def _between(data: bytes, spans: Sequence[Span]) -> bytes:
     ends = [0, *[end for _, end in spans]]
     begins = [*[begin for begin, _ in spans], len(data)]
     return b"".join([data[end:begin] for end, begin in zip(ends, begins, strict=True)])
+
+
+def _gaps(spans: Sequence[Span], length: int) -> list[Span]:
+    """What is between these spans, which are in order and apart, before them and after."""
+    return list(zip([0, *[end for _, end in spans]], [*[begin for begin, _ in spans], length], strict=True))
 
 
 def _put_back(rest: bytes, data: bytes, spans: Sequence[Span]) -> bytes:

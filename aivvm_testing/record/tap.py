@@ -9,9 +9,11 @@ the reader, may lag behind by a chunk. Nothing here knows HTTP, or where chunks 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from aivvm.transport import Headers, Request
@@ -19,8 +21,11 @@ from aivvm_testing.clock import Clock, SystemClock, Timer
 from aivvm_testing.errors import SecretsFound, SetupFailure
 from aivvm_testing.journal import Journal
 from aivvm_testing.recording import Exchange
-from aivvm_testing.redaction import DEFAULT, BlankedReply, Redaction, Secrets
+from aivvm_testing.redaction import DEFAULT, BlankedReply, Redaction, Secrets, placeholder
 from aivvm_testing.reply import Ending, EndingKind, Head
+
+_MOST_VALUES = 20
+"""Secrets of one session that are looked for in the answers and requests before and after: each costs a search of all."""
 
 
 class Tap:
@@ -56,7 +61,9 @@ class Tap:
         self._open: dict[int, Entry] = {}
         self._failure: Exception | None = None
         self._refusal: SecretsFound | None = None
-        self._unchecked = redaction.strict
+        self._unchecked = True
+        self._values: dict[str, None] = {}  # of secrets, to be looked for in other exchanges
+        self._asked = 0
 
     def begin(self, request: Request, timer: Timer | None = None) -> Entry:
         """A request is about to be sent, or was when this timer began.
@@ -86,7 +93,11 @@ class Tap:
 
     def _redacted(self, request: Request) -> tuple[Request | None, Secrets]:
         try:
-            return self._redaction.redact(request)
+            redacted, secrets = self._redaction.redact(request)
+            self._asked += 1
+            if secrets and len(self._values) < _MOST_VALUES:
+                self._values |= dict.fromkeys(secrets.unmistakable)
+            return redacted, secrets
         except Exception as error:  # of a user's function
             why = f"an exchange is missing, as redaction failed with {type(error).__name__}: {error}"
             self.failed(SetupFailure(f"{self._journal.path} is written, but {why}"))
@@ -125,13 +136,18 @@ class Tap:
             ) from failure
 
     def _check(self) -> None:
-        from aivvm_testing.leaks import check_file  # nobody else needs it
+        values = [value.encode() for value in list(self._values)[:_MOST_VALUES]]
+        if values and self._asked > 1:  # within its own exchange each was blanked out
+            _blank_lines(self._journal.journal_path, values)
+        if self._redaction.strict:
+            from aivvm_testing.leaks import check_file  # nobody else needs it
 
-        found = check_file(self._journal.journal_path, self._redaction)
+            patterns = [*self._redaction.patterns, *map(re.escape, values)]
+            found = check_file(self._journal.journal_path, replace(self._redaction, patterns=patterns))
+            if found:
+                self._journal.abandon()
+                self._refusal = SecretsFound(self._journal.path, found)
         self._unchecked = False
-        if found:
-            self._journal.abandon()
-            self._refusal = SecretsFound(self._journal.path, found)
 
 
 class Entry:
@@ -188,6 +204,31 @@ class Entry:
         if at is None:
             at = 0.0 if self.timer is None else self.timer.elapsed()
         return round(at, 6)
+
+
+# Not where an escape of JSON goes over into it.
+_NO_ESCAPE_BEFORE = rb"(?<!\\)(?<!\\u)(?<!\\u.)(?<!\\u..)(?<!\\u...)"
+_HEX = re.compile(rb"[0-9a-f]+")
+
+
+def _blank_lines(journal: str, values: Sequence[bytes]) -> None:
+    """Blanks out these values, which are unmistakable, wherever a line of the journal has one whole."""
+    # The bytes of a chunk that is no text may look like a value that is a number.
+    found = [
+        (re.compile(_NO_ESCAPE_BEFORE + re.escape(value)), value, bool(_HEX.fullmatch(value)))
+        for value in sorted(values, key=len, reverse=True)
+    ]
+    places: list[tuple[int, int]] = []
+    begin = 0
+    with open(journal, "r+b") as file:
+        for line in file:
+            for pattern, value, is_hex in found:
+                if value in line and not (is_hex and b'"hex": "' in line):
+                    places += [(begin + match.start(), len(value)) for match in pattern.finditer(line)]
+            begin += len(line)
+        for at, length in places:
+            file.seek(at)
+            file.write(placeholder(length))
 
 
 def recorded_head(status: int, reason: str, headers: Iterable[tuple[str, str]], at: float) -> Head:

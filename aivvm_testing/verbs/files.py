@@ -205,7 +205,7 @@ def recover(options: argparse.Namespace) -> int:
 
 
 def redact(options: argparse.Namespace) -> int:
-    """Finds secrets, or takes them out; 1 where there are any, or any are left."""
+    """Finds secrets, or takes them out; 1 where there are any, or any are left, or a file is damaged."""
     paths = _files(options.recordings)
     if options.out is not None and len(paths) > 1:
         print(
@@ -218,12 +218,20 @@ def redact(options: argparse.Namespace) -> int:
         if options.in_place and not os.path.exists(source):
             raise FileNotFoundError(f"{source} is no file, and what is shipped is not changed: say --out")
     told: list[dict[str, object]] = []
-    left = 0
+    left = damaged = 0
     for path in paths:
         if options.check:
-            here = [one for one in (path, f"{path}.journal") if os.path.exists(one)]
-            found = [(one, leak) for one in here for leak in _leaks(one, options.redaction)]
-            facts: dict[str, object] = {"file": path}
+            here = [name for name in (path, f"{path}.journal") if os.path.exists(name)]
+            found = [(name, leak) for name in here for leak in _leaks(name, options.redaction)]
+            damages = inspect(path)[1] if os.path.exists(path) else []
+            damaged += len(damages)
+            facts: dict[str, object] = {
+                "file": path,
+                "damages": [{"line": one.line, "why": without_cut_words(one.why)} for one in damages],
+            }
+            if not options.json:
+                for one in damages:
+                    say(f"{path}:{one.line}: damage: {without_cut_words(one.why)}")
         else:
             out = path if options.in_place else options.out
             recording = Recording.load(path)
@@ -245,8 +253,9 @@ def redact(options: argparse.Namespace) -> int:
     if options.json:
         print(as_json({"files": told, "leaks": left}, indent=2))
     elif options.check:
-        print(f"{counted(len(told), 'file')}, {counted(left, 'secret')}")
-    return 1 if left else 0
+        said = f", {counted(damaged, 'damage')}" if damaged else ""
+        print(f"{counted(len(told), 'file')}, {counted(left, 'secret')}{said}")
+    return 1 if left or damaged else 0
 
 
 def _leaks(path: str, redaction: Redaction) -> list[Leak]:

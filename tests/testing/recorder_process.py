@@ -100,21 +100,26 @@ class Recorder:
         return self.told
 
 
-def _stream(tell: Callable[[bytes], object], *, url: str, path: str, tap: str) -> None:
+def _stream(
+    tell: Callable[[bytes], object], *, url: str, path: str, tap: str, authorization: str = ""
+) -> None:
     """Reads one stream after another, through a tap."""
-    with _reading(url, path, tap) as read:
+    with _reading(url, path, tap, authorization) as read:
         while True:
             for _ in read():
                 tell(b".")
 
 
 @contextmanager
-def _reading(url: str, path: str, tap: str) -> Iterator[Callable[[], Iterator[bytes]]]:
+def _reading(
+    url: str, path: str, tap: str, authorization: str = ""
+) -> Iterator[Callable[[], Iterator[bytes]]]:
     """What gives the chunks of a stream."""
     import requests
 
     from aivvm import RequestsTransport
     from aivvm.payload import build_request
+    from aivvm.transport import Headers
     from aivvm_testing import RecordingProxy, RecordingTransport, use_recording
     from aivvm_testing.record.adapter import RecordingAdapter
 
@@ -122,11 +127,15 @@ def _reading(url: str, path: str, tap: str) -> Iterator[Callable[[], Iterator[by
         with session.post(f"{url}/api/chat", json={"messages": []}, stream=True, timeout=10) as answer:
             yield from answer.iter_content(None)
 
+    headers = [("Authorization", authorization)] if authorization else []
     with requests.Session() as session:
         session.trust_env = False
+        session.headers.update(headers)
         if tap == "transport":
             with RequestsTransport() as network, RecordingTransport(network, path) as recording:
-                yield lambda: iter(recording.send(build_request("gpt-4", [], url=url), timeout=10))
+                request = build_request("gpt-4", [], url=url)
+                request = request._replace(headers=Headers([*request.headers, *headers]))
+                yield lambda: iter(recording.send(request, timeout=10))
         elif tap == "adapter":
             with RecordingAdapter(path) as adapter:
                 session.mount("http://", adapter)

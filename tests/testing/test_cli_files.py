@@ -601,6 +601,21 @@ def test_redact_says_what_it_cannot_take_out(tmp_path, capsys):
     assert ", 1 left" in printed
 
 
+def test_redact_check_says_where_a_file_is_damaged_as_that_may_hide_anything(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    Recording([Exchange(GET, Reply.of("fine"))]).save(path)
+    sound = path.read_bytes()
+    assert run(capsys, "redact", path, "--check")[:2] == (0, "1 file, 0 secrets\n")
+    path.write_bytes(sound + b'{"text": "oops"}\n')
+    status, printed, _ = run(capsys, "redact", path, "--check")
+    damage, count = printed.splitlines()
+    assert damage.startswith(f"{path}:6: damage: ")
+    assert (status, count) == (1, "1 file, 0 secrets, 1 damage")
+    status, told, _ = run(capsys, "redact", path, "--check", "--json")
+    assert (status, told["leaks"]) == (1, 0)
+    assert [one["line"] for one in told["files"][0]["damages"]] == [6]
+
+
 def test_redact_check_looks_into_journals_too(tmp_path, capsys):
     path = tmp_path / "a.jsonl"
     journal = Journal(path, note=KEY)

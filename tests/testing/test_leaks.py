@@ -231,6 +231,11 @@ def test_what_an_escape_precedes_is_found(prefix):
         (Request("POST", "https://x/", body=b'{"key": "home.title", "Key": "PROJ-123"}'), []),
         (Request("POST", "https://x/", body=b'{"key": "a8Zq1", "password": "home"}'),
          [("request body", 9), ("request body", 30)]),
+        (Request("POST", "https://x/", body=b'{"secret": ["abc", "RED"], "auth": {"user": "joe"}, "token": {"text": "hi"}}'),
+         [("request body", 13), ("request body", 45)]),
+        (Request("POST", "https://x/", body=b'{"pin": 1234, "password": 111, "token": 7}'), [("request body", 8)]),
+        (Request("POST", "https://x/", body=b'{"a": "{\\"password\\": \\"abc\\", \\"secret\\": \\"RED\\"}"}'),
+         [("request body", 24)]),
     ],
 )  # fmt: skip
 def test_what_goes_under_a_secret_name_is_found_unless_it_is_a_placeholder(request_, places):
@@ -301,6 +306,99 @@ def test_a_body_that_is_not_what_its_coding_says_is_no_trouble_nor_a_small_one_t
     headers = Headers([("content-encoding", "gzip")])
     for data in (b"nonsense", b"", gzip.compress(b"x" * 10_000_000)):
         assert find(Recording([Exchange(GET, Reply.of(data, headers=headers))])) == []
+
+
+SEALED = "an encoded body that cannot be looked into"
+
+
+@pytest.mark.parametrize(
+    ("coding", "data"),
+    [
+        ("br", b"\x0b\x02\x80hello\x03"),
+        ("zstd", b"(\xb5/\xfd"),
+        ("gzip, br", b"x"),
+        ("gzip,gzip", b"x"),
+        ("compress", b"x"),
+    ],
+)
+def test_a_body_that_cannot_be_looked_into_is_told_and_stays(tmp_path, coding, data):
+    headers = Headers([("Content-Encoding", coding)])
+    exchange = Exchange(GET._replace(headers=headers, body=data), Reply.of(data, headers=headers).rechunk(1))
+    found = find(Recording([exchange]))
+    size = f"… ({len(data)} bytes)"
+    assert found == [Leak(1, "request body", 0, SEALED, size), Leak(1, "reply body", 0, SEALED, size)]
+    path = tmp_path / "a.jsonl"
+    Recording([exchange]).save(path)
+    assert check_file(path) == found
+    assert [leak.line for leak in check_file(path)] == [2, 4]
+    assert redact_recording(Recording([exchange])) == Recording([exchange])
+    assert find(Recording([Exchange(GET._replace(headers=headers), Reply.of(headers=headers))])) == []
+
+
+def test_a_strict_tap_does_not_finish_what_it_cannot_look_into(tmp_path):
+    fake = FakeAivvm().reply(Reply.of("fine"))
+    tap = RecordingTransport(
+        fake.transport(), tmp_path / "a.jsonl", clock=fake.clock, redaction=Redaction(strict=True)
+    )
+    request = CHAT._replace(headers=Headers([("content-encoding", "br")]))
+    assert [*tap.send(request, timeout=None)] == [b"fine"]
+    with pytest.raises(
+        SecretsFound, match="request body, byte 0: an encoded body that cannot be looked into"
+    ):
+        tap.close()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "utf-8", "identity", " , "])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_is_not_coded_as_it_says_is_looked_at_as_it_stands(coding, size):
+    headers = Headers([("content-encoding", coding)])
+    reply = Reply.of(f"the key is {KEY}", headers=headers).rechunk(size)
+    assert [(leak.position, leak.kind) for leak in find(Recording([Exchange(GET, reply)]))] == [
+        (11, "an API key")
+    ]
+
+
+def test_every_way_of_deflate_and_every_member_of_gzip_is_looked_into_and_damage_is_told():
+    data = f"the key is {KEY}".encode()
+    bare = zlib.compressobj(wbits=-15)
+    bodies = [
+        ("deflate", bare.compress(data) + bare.flush(), [(11, "an API key")]),
+        ("gzip", gzip.compress(b"x" * 7) + gzip.compress(data), [(18, "an API key")]),
+        ("gzip", gzip.compress(data)[:-9], [(11, "an API key")]),
+        ("gzip", gzip.compress(data)[:-8] + b"damage!!", [(11, "an API key"), (0, SEALED)]),
+        ("deflate", zlib.compress(data)[:-4] + b"oh..", [(11, "an API key"), (0, SEALED)]),
+    ]
+    for coding, body, expected in bodies:
+        for size in (1, 5000):
+            reply = Reply.of(body, headers=Headers([("content-encoding", coding)])).rechunk(size)
+            found = find(Recording([Exchange(GET, reply)]))
+            got = [(leak.position, leak.kind) for leak in found]
+            assert got == expected or (size > 1 and got == expected[1:]), (coding, size)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"-eyJ",
+        b"-eyJhbGciOiJIUzI1NiJ9.",
+        b"eyJhbGciOiJIUzI1NiJ9.x",
+        b"-----BEGIN PRIVATE KEY-----",
+        b"-----BEGIN PRIVATE KEY-----\nabc\n",
+        b"-----BEGIN A ",
+        b"://a",
+        b"://a:b",
+        b"bearer ",
+        b"-sk-abcdefghij12345678,",
+        b"basic basic\t",
+        b"-SG.aaaaaaaaaaaaaaaaaaaaaaaaa",
+        b"\\n",
+        b"-----BEGIN PRIVATE KEY-----" + b"\\" * 99,
+    ],
+)
+def test_hostile_text_is_searched_in_linear_time(piece):
+    size = 500_000  # of which some would take minutes, if each beginning were followed to the end
+    text = piece * (size // len(piece))
+    find(Recording([Exchange(GET._replace(body=text), Reply.of(text))]))
 
 
 # Files

@@ -108,6 +108,37 @@ def test_a_secret_of_any_length_matches_none_by_the_names_of_the_redaction():
     assert same(one, other, redaction=Redaction(names=["tenant"]))
 
 
+@pytest.mark.parametrize("criterion", ["headers", "query"])
+def test_a_secret_header_or_parameter_may_be_another_or_none(criterion):
+    def asked(*secret, tenant="a"):
+        query = "&".join([f"tenant={tenant}", *[f"api_key={one}" for one in secret]])
+        headers = [("X-Tenant", tenant), *[("Authorization", f"Bearer {one}") for one in secret]]
+        return post({}, f"http://any.invalid/?{query}", headers)
+
+    options = {"match_on": (criterion,)}
+    assert same(asked("sk-12345678"), asked(), **options)
+    assert same(asked("sk-12345678"), asked("another"), **options)
+    assert not same(asked("sk-12345678"), asked("sk-12345678", tenant="b"), **options)
+    assert same(asked(), asked(tenant="b"), redaction=Redaction(names=["x-tenant", "tenant"]), **options)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_same"),
+    [
+        ({"token": ["abc", "d"]}, {"token": ["x", "yz"]}, True),
+        ({"token": ["abc"]}, {"token": ["x", "yz"]}, False),
+        ({"api_keys": {"a": "b", "c": 12}}, {"api_keys": {"d": "e"}}, True),
+        ({"password": 1234}, {"password": "abc"}, True),
+        ({"password": None}, {"password": "abc"}, False),
+        ({"token": 12}, {"token": 13}, False),
+        ({"token": {"text": "a"}}, {"token": {"text": "b"}}, False),
+        ({"token": {"key": "a"}}, {"token": {"key": "bc"}}, True),
+    ],
+)
+def test_what_goes_under_a_secret_name_does_not_count_as_far_as_it_is_redacted(one, other, are_same):
+    assert same(post(one), post(other)) is are_same
+
+
 @pytest.mark.parametrize("key", ["", "a", "sk-12345678", "s" * 100])
 def test_a_secret_of_any_length_matches_in_a_form(key):
     form = [("content-type", "application/x-www-form-urlencoded")]

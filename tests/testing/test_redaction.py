@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from aivvm.errors import Interrupted
 from aivvm.payload import build_request
 from aivvm.transport import Headers, Request
-from aivvm_testing.errors import SetupFailure
+from aivvm_testing.errors import SecretsFound, SetupFailure
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.record.transport import RecordingTransport
 from aivvm_testing.recording import Recording
@@ -109,19 +109,24 @@ json_values = st.recursive(
 )
 
 
-def blanked(value: Any, redacted: Any) -> None:
-    """Asserts that they differ in nothing but the strings under secret names."""
+def blanked(value: Any, redacted: Any, secret: str = "", *, numbers: bool = False) -> None:
+    """Asserts that they differ in nothing but what is under secret names; `secret` is the one around the value."""
     if isinstance(value, dict):
         assert list(value) == list(redacted)
+        around = secret if DEFAULT.is_secret_throughout(secret) else ""
         for name, child in value.items():
-            if isinstance(child, str) and is_secret(name):
-                assert set(redacted[name]) <= set("REDACTED")
+            if numbers and type(child) is int and DEFAULT.is_secret_throughout(name):
+                assert len(str(child)) == len(str(redacted[name]))
+                assert set(str(redacted[name])) <= set("-1")
             else:
-                blanked(child, redacted[name])
+                inside = around or (name if is_secret(name) else "")
+                blanked(child, redacted[name], inside, numbers=numbers)
     elif isinstance(value, list):
         assert len(value) == len(redacted)
         for child, other in zip(value, redacted, strict=True):
-            blanked(child, other)
+            blanked(child, other, secret, numbers=numbers)
+    elif isinstance(value, str) and secret:
+        assert set(redacted) <= set("REDACTED")
     else:
         assert value == redacted
 
@@ -133,7 +138,7 @@ def test_a_json_body_changes_in_nothing_but_its_secrets(value: Any, style: dict[
     assume(not by_value)  # a long secret may stand elsewhere, too
     redacted = whole.body
     assert len(redacted) == len(body)
-    blanked(value, json.loads(redacted.decode("utf-8", "surrogatepass")))
+    blanked(value, json.loads(redacted.decode("utf-8", "surrogatepass")), numbers=True)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,42 @@ def test_a_json_body_changes_in_nothing_but_its_secrets(value: Any, style: dict[
         (b'{"\x01\\u006bey": "abc"}', b'{"\x01\\u006bey": "abc"}'),
         (b'{"key": "abc\\', b'{"key": "REDA'),
         (b'{"a": "key": "abc"}', b'{"a": "key": "RED"}'),
+        (
+            b'{"token": ["abc", ["d", 1, null, "\\""]], "a": "b"}',
+            b'{"token": ["RED", ["R", 1, null, "RE"]], "a": "b"}',
+        ),
+        (
+            b'{"api_keys": {"a": "bc", "d\\"": [{"e": "f"}]}, "g": "h"}',
+            b'{"api_keys": {"a": "RE", "d\\"": [{"e": "R"}]}, "g": "h"}',
+        ),
+        (
+            b'{"token": {"id": 1, "text": " Hi", "key": "a"}}',
+            b'{"token": {"id": 1, "text": " Hi", "key": "R"}}',
+        ),
+        (b'{"token": [{"text": "Hi"}, "a"]}', b'{"token": [{"text": "Hi"}, "a"]}'),
+        (
+            b'{"session": {"voice": "alloy"}, "tokens": ["Hi"]}',
+            b'{"session": {"voice": "alloy"}, "tokens": ["Hi"]}',
+        ),
+        (
+            b'{"password": {"type": "string", "secret": "a"}}',
+            b'{"password": {"type": "string", "secret": "R"}}',
+        ),
+        (b'{"password": {"types": "string"}}', b'{"password": {"types": "REDACT"}}'),
+        (b'{"secret": ["a", oops "b"], "key": "c"}', b'{"secret": ["R", oops "b"], "key": "R"}'),
+        (b'{"secret": ["a"}, "b", {"key": "c"}', b'{"secret": ["R"}, "b", {"key": "R"}'),
+        (b'{"secret": ' + b"[" * 99 + b'"a"', b'{"secret": ' + b"[" * 99 + b'"a"'),
+        (b'{"password": 1234, "pin":-5.0e7}', b'{"password": 1111, "pin":-1.1e1}'),
+        (b'{"token": 15496, "seed": 12345, "pin": true}', b'{"token": 15496, "seed": 12345, "pin": true}'),
+        (
+            json.dumps({"arguments": json.dumps({"api_key": 'a"b\\', "key": "c"})}).encode(),
+            json.dumps({"arguments": json.dumps({"api_key": "REDACTEDRE", "key": "c"})}).encode(),
+        ),
+        (b'{"a": "\\n [{\\"password\\" :\\n\\"abc', b'{"a": "\\n [{\\"password\\" :\\n\\"RED'),
+        (
+            b'{"content": "it is {\\"password\\": \\"abc\\"}"}',
+            b'{"content": "it is {\\"password\\": \\"abc\\"}"}',
+        ),
     ],
 )
 def test_a_body(body: bytes, redacted: bytes) -> None:
@@ -186,6 +227,16 @@ def test_a_body(body: bytes, redacted: bytes) -> None:
         (("X-Amz-Security-Token", "k"), "R"),
         (("CF-Access-Client-Secret", "k"), "R"),
         (("x-api-key", ""), ""),
+        (("X-Session-Id", "k"), "R"),
+        (("X-Auth", "k"), "R"),
+        (("X-Key", "k"), "R"),
+        (("X-JWT", "k"), "R"),
+        (("Authentication", "Bearer k"), "Bearer R"),
+        (("X-Authorization-Key", "k"), "R"),
+        (("X-User-Credentials", "k"), "R"),
+        (("Openai-Api-Keys", "k"), "R"),
+        (("Xkey", "k"), "k"),
+        (("Idempotency-Key", "k"), "k"),
         (("content-type", "application/json; charset=utf-8"), "application/json; charset=utf-8"),
         (("accept", "text/html;q=0.9"), "text/html;q=0.9"),
         (("x-ratelimit-remaining-tokens", "39999"), "39999"),
@@ -204,6 +255,11 @@ def test_a_header(field: tuple[str, str], redacted: str) -> None:
         ("https://x/?api%5Fkey=abc", "https://x/?api%5Fkey=RED"),
         ("https://x/?a=1;token=abc", "https://x/?a=1;token=RED"),
         ("https://x/?monkey=abc&keys=d", "https://x/?monkey=abc&keys=d"),
+        (
+            "https://x/?pass=a&AWSAccessKeyId=b&pin=1&totp=2",
+            "https://x/?pass=R&AWSAccessKeyId=R&pin=R&totp=R",
+        ),
+        ("https://x/?code=abc&state=d", "https://x/?code=abc&state=d"),
         ("https://x/?key=", "https://x/?key="),
         ("https://x/?key", "https://x/?key"),
         ("https://me@x/", "https://RE@x/"),
@@ -232,7 +288,18 @@ def test_what_the_provider_sends_without_a_key_is_not_touched() -> None:
 
 
 def test_hostile_bodies_take_linear_time() -> None:
-    for body in (b'"key":"' + b"\\" * 1_000_000, b'"key":"' * 100_000, b'"' * 1_000_000, b"{" * 1_000_000):
+    for body in (
+        b'"key":"' + b"\\" * 1_000_000,
+        b'"key":"' * 100_000,
+        b'"' * 1_000_000,
+        b"{" * 1_000_000,
+        b'"pin":1,' * 100_000,
+        b'"secret":[' * 20_000,
+        b'"secret":{"' * 20_000,
+        b':"{' * 100_000 + b'\\"pin\\":\\"',
+        b':"{' + b'\\"pin\\":\\"' * 100_000,
+        b':"{\\"pin\\":\\"' + b"\\" * 1_000_000,
+    ):
         assert len(redact_request(Request("POST", "https://x/" + "?=&" * 10_000, body=body)).body) == len(
             body
         )
@@ -331,6 +398,47 @@ def test_a_secret_split_over_chunks_is_blanked_out_and_nothing_else_changes(data
     assert SECRET.encode() not in out
 
 
+@given(
+    st.data(), st.lists(st.sampled_from(["s", SECRET, SECRET[:9], "text ", "ss", "sk", "мир"]), max_size=8)
+)
+def test_only_what_may_become_a_secret_waits(data, parts):
+    secrets = Secrets([SECRET, "s" * 60])
+    out: list[bytes] = []
+    answer = BlankedReply(DEFAULT, secrets, lambda data, at: out.append(data))
+    came = b""
+    chunks = data.draw(chunkings("".join(parts).encode()))
+    for chunk in chunks:
+        answer.chunk(chunk, 0.0)
+        came += chunk
+        begun = [
+            n
+            for value in (SECRET, "s" * 60)
+            for n in range(1, len(value))
+            if came.endswith(value[:n].encode())
+        ]
+        waits = len(came) - sum(map(len, out))
+        assert not waits or waits - len(chunks[len(out)]) < max(begun)
+
+
+def test_a_long_secret_holds_nothing_up():
+    out: list[bytes] = []
+    answer = BlankedReply(DEFAULT, Secrets(["eyJ" + "a1B2" * 1000]), lambda data, at: out.append(data))
+    for n in range(40):
+        answer.chunk(b"tok%02d " % n, 0.0)
+        assert len(out) == n + 1
+
+
+def test_what_may_become_a_secret_is_found_in_time_that_grows_with_the_chunk():
+    value = b"ab" * 8000 + b"c"
+    secrets = Secrets([value.decode()])
+    text = b"x" * 100_000 + b"ab" * 5000
+    assert secrets.begun(text) == 100_000
+    assert secrets.begun(text, 100_001) == 100_002
+    assert secrets.begun(text + b"x") == len(text) + 1
+    assert secrets.begun(text + b"xaba") == len(text) + 1
+    assert Secrets().begun(b"abc") == 3
+
+
 def members_of(body: bytes, chunks: list[bytes]) -> bytes:
     members = Members(DEFAULT)
     return b"".join([members.blank(chunk) for chunk in chunks])
@@ -343,6 +451,7 @@ def test_the_secrets_in_a_json_answer_are_blanked_out_however_it_is_split(data, 
     out = b"".join(written(DEFAULT, Secrets(), chunks, data.draw(st.sampled_from(["", "application/json"]))))
     blanked({"access_token": SECRET, "a": value}, json.loads(out))
     assert SECRET.encode() not in out
+    assert out == b"".join(written(DEFAULT, Secrets(), [body]))
 
 
 @given(
@@ -364,9 +473,18 @@ def test_the_secrets_in_a_json_answer_are_blanked_out_however_it_is_split(data, 
                 "ы",
                 "x" * 300,
                 "\n" * 900,
+                '"secret": [',
+                '"secret":{"',
+                "]",
+                "}",
+                "[",
+                '"',
+                '"type"',
+                '"type',
+                "d1",
             ]
         ),
-        max_size=12,
+        max_size=16,
     ),
 )
 def test_what_is_not_quite_json_loses_the_same_however_it_is_split(data, parts):
@@ -510,6 +628,22 @@ def test_names_that_are_kept_are_no_secrets():
 def test_a_form(content_type, body, redacted):
     headers = Headers([("content-type", content_type)])
     assert redact_request(Request("POST", "https://x/", headers, body)).body == redacted
+
+
+@pytest.mark.parametrize("names", [b" name=x", b";name=token", b'; name="'])
+@pytest.mark.parametrize("end", [b"\r\n--x--\r\n", b"\r\n\r\n", b"\r\nx"])
+def test_a_hostile_form_takes_linear_time(names, end):
+    headers = Headers([("content-type", "multipart/form-data; boundary=x")])
+    body = (b"\r\nContent-Disposition:" + names * 1000) * 100 + end  # minutes, if it took even quadratic time
+    assert len(redact_request(Request("POST", "https://x/", headers, body)).body) == len(body)
+
+
+def test_a_field_of_a_form_with_several_names_is_secret_if_one_is():
+    headers = Headers([("content-type", "multipart/form-data; boundary=x")])
+    for line in (b'name="pass"; x="; name=a"', b'filename="; name=a"; name="pass"'):
+        body = b"--x\r\nContent-Disposition: form-data; " + line + b"\r\n\r\nabc\r\n--x--"
+        redacted = redact_request(Request("POST", "https://x/", headers, body)).body
+        assert redacted == body.replace(b"abc", b"RED")
 
 
 def test_a_stream_may_have_any_number_of_names_and_names_of_any_length():
@@ -896,3 +1030,78 @@ def test_a_tap_takes_a_redaction_and_nothing_else(tmp_path):
     ):
         RecordingTransport(FakeAivvm().transport(), tmp_path / "a", redaction=["ssn"])
     assert not list(tmp_path.iterdir())
+
+
+# What one exchange tells of another
+
+LATE = "Zq7Pp0aLm4Xv9Rt2Yb5Nc8Ke"
+
+
+def login(path: Path, *chunks: str, value: str = LATE, strict: bool = False) -> None:
+    """Records an answer in which a value stands that only the next request shows to be a secret."""
+    fake = FakeAivvm()
+    fake.on(path="/login").reply(Reply.of(*chunks))
+    fake.on(path="/me").reply("fine")
+    redaction = Redaction(strict=strict)
+    with RecordingTransport(fake.transport(), path, clock=fake.clock, redaction=redaction) as tap:
+        headers = Headers([("Authorization", f"Bearer {value}")])
+        for request in (Request("POST", "https://x/login"), Request("GET", "https://x/me", headers)):
+            with tap.send(request, timeout=None) as response:
+                list(response)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("before", ['{"access": "', "a\n", "ы", "\x01", "\n\n"])
+def test_a_token_that_an_earlier_answer_gave_is_blanked_out_there(tmp_path, before, strict):
+    path = tmp_path / "session.jsonl"
+    login(path, "more: ", f"{before}{LATE}", " and more", strict=strict)
+    assert LATE not in path.read_text(encoding="utf-8")
+    given, asked = Recording.load(path)
+    assert [chunk.data.decode() for chunk in given.reply.chunks] == [
+        "more: ",
+        f"{before}REDACTEDREDACTEDREDACTED",
+        " and more",
+    ]
+    assert asked.reply.body == b"fine"
+
+
+def test_a_token_that_was_split_in_an_earlier_answer_is_left_but_for_a_strict_tap(tmp_path):
+    chunks = (f"{{{LATE[:9]}", f"{LATE[9:]}}}")
+    login(tmp_path / "a.jsonl", *chunks)
+    assert Recording.load(tmp_path / "a.jsonl")[0].reply.body == f"{{{LATE}}}".encode()
+    with pytest.raises(SecretsFound, match=r"exchange 1, reply body, byte 1: what a pattern describes"):
+        login(tmp_path / "b.jsonl", *chunks, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("aivvm_recording", "aivvm_recording"),  # as a file says itself
+        ("correct-horse-battery", "correct-horse-battery"),  # no digits: it may be words of somebody else
+        ("0123456789012345", "0123456789012345"),  # or a number
+        ("n0123456789abcdefg", "\n0123456789abcdefg"),
+        ("00a0123456789abcdefg", "\x00a0123456789abcdefg"),
+        ("000a0123456789abcdefg", "\x0fa0123456789abcdefg"),
+        ("q0123456789abcdefg", "\\q0123456789abcdefg"),  # what only looks like an escape, too
+        ("Zq7Pp0aLm4", "Zq7Pp0aLm4"),
+    ],
+)
+def test_what_could_be_something_else_in_the_file_stays_there(tmp_path, value, text):
+    path = tmp_path / "session.jsonl"
+    login(path, text, value=value)
+    assert Recording.load(path)[0].reply.body == text.encode()
+
+
+def test_bytes_in_hexadecimal_stay_what_they_are(tmp_path):
+    value = "a1b2c3d4e5f60718"
+    path = tmp_path / "session.jsonl"
+    fake = FakeAivvm()
+    fake.on(path="/login").reply(Reply.of(b"\xff" + bytes.fromhex(value)))
+    fake.on(path="/me").reply("fine")
+    with RecordingTransport(fake.transport(), path, clock=fake.clock) as tap:
+        for name in ("login", "me"):
+            request = Request(
+                "GET", f"https://x/{name}", Headers([("x-api-key", value)] if name == "me" else [])
+            )
+            list(tap.send(request, timeout=None))
+    assert Recording.load(path)[0].reply.body == b"\xff" + bytes.fromhex(value)

@@ -444,6 +444,7 @@ def test_what_several_processes_recorded_is_merged_and_answers_all_of_it(
 
 STREAM = Reply.of(*[f"{n} ".encode() + b"x" * (n % 16 == 15) * 60_000 for n in range(120)]).pace(0.001)
 """Some of its chunks take a while to be written: a recorder is killed within a line, too."""
+TOKEN = "Bearer eyJhbGciOiJIUzI1NiJ9." + "a1B2" * 300
 AT_ONCE = 3
 
 
@@ -461,7 +462,7 @@ def killed(recorders: Recorders, url: str, path: Path, seed: int) -> tuple[int, 
     tap, moment = TAPS[seed % len(TAPS)], random.Random(seed).uniform(0.0, 0.2)
     shutil.copy(fixtures.path("ascii"), path)
     earlier = path.read_bytes()
-    recorder = recorders.start("stream", url=url, path=str(path), tap=tap)
+    recorder = recorders.start("stream", url=url, path=str(path), tap=tap, authorization=TOKEN)
     assert recorder.listen(moment), recorder.told
     recorder.kill()
     assert path.read_bytes() == earlier
