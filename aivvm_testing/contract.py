@@ -31,6 +31,8 @@ from aivvm_testing.conformance.transports import TRANSPORT_CHECKS, TransportBenc
 from aivvm_testing.errors import SetupFailure
 from aivvm_testing.reply import Reply
 
+_NEEDLESS = "is allowed, and nothing was found: allow need not name it any more"
+
 # What comes of it
 
 
@@ -52,13 +54,15 @@ class Finding:
 class Verdict:
     """What came of the checks of `subject`: `codes` were run, in this order.
 
-    `findings` are what is wrong; `accepted` what would be, had it not been allowed, each with the reason for that.
+    `findings` are what is wrong; `accepted` what would be, had it not been allowed, each with the reason for that;
+    `needless` the codes that were allowed and found nothing.
     """
 
     subject: str
     codes: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
     accepted: tuple[tuple[Finding, str], ...] = ()
+    needless: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -73,6 +77,7 @@ class Verdict:
             f"{one.code} {one.name} is allowed ({printable(why)}): {one.happened}"
             for one, why in self.accepted
         ]
+        lines += [f"{code} {_NEEDLESS}" for code in self.needless]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +92,7 @@ class Verdict:
             "checks": list(self.codes),
             "findings": [facts(one) for one in self.findings],
             "accepted": [{**facts(one), "reason": why} for one, why in self.accepted],
+            "needless": list(self.needless),
         }
 
     def json(self) -> str:
@@ -199,7 +205,9 @@ class _Plan:
             else:
                 findings.append(finding)
         codes = tuple([check.code for check in self._checks])
-        return Verdict(subject, codes, tuple(findings), tuple(accepted))
+        found = {finding.code for finding, _ in accepted}
+        needless = tuple([code for code in codes if code in self._allow and code not in found])
+        return Verdict(subject, codes, tuple(findings), tuple(accepted), needless)
 
 
 # As a class of pytest
@@ -207,19 +215,27 @@ class _Plan:
 
 class _Contract:
     allow: ClassVar[Mapping[str, str]] = {}
-    """Codes of checks that may fail, each with the reason: their tests are then expected to fail."""
+    """Codes of checks that may fail, each with the reason: their tests are expected to fail, and XPASS where they do not."""
     patience: ClassVar[float] = PATIENCE
 
     def _conduct(self, code: str) -> Verdict:
         raise NotImplementedError
 
-    def _test(self, code: str) -> None:
+    def _make_is_missing(self) -> str | None:
+        """What to do about it, where the class says nowhere how its subject is made."""
+        raise NotImplementedError
+
+    def _test(self, code: str, request: Any) -> None:
+        import pytest
+
         __tracebackhide__ = True
+        if missing := self._make_is_missing():
+            pytest.fail(missing, pytrace=False)
         verdict = self._conduct(code)
         if verdict.accepted:
-            import pytest
-
             pytest.xfail(verdict.accepted[0][1])
+        if verdict.needless:
+            request.applymarker(pytest.mark.xfail(reason=f"{code} {_NEEDLESS}"))
         verdict.raise_for_findings()
 
 
@@ -230,9 +246,12 @@ class ProviderContract(_Contract):
 
     def make(self, *args: Any, **named: Any) -> object:
         """What is to be checked, of a `url` and, where it is taken, a `timeout`: see `check_provider`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} needs a method make(self, url) that gives its provider"
-        )
+        raise NotImplementedError
+
+    def _make_is_missing(self) -> str | None:
+        if type(self).make is not ProviderContract.make:
+            return None
+        return f"{type(self).__name__} needs a method make(self, url) that gives its provider"
 
     def _conduct(self, code: str) -> Verdict:
         return check_provider(
@@ -245,17 +264,22 @@ class TransportContract(_Contract):
 
     def make(self) -> object:
         """The transport to be checked."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method make(self) that gives its transport")
+        raise NotImplementedError
+
+    def _make_is_missing(self) -> str | None:
+        if type(self).make is not TransportContract.make:
+            return None
+        return f"{type(self).__name__} needs a method make(self) that gives its transport"
 
     def _conduct(self, code: str) -> Verdict:
         return check_transport(self.make, only=[code], allow=self.allow, patience=self.patience)
 
 
 def _add_tests(contract: type[_Contract], checks: Iterable[Check]) -> None:
-    def make_test(check: Check) -> Callable[[_Contract], None]:
-        def test(self: _Contract) -> None:
+    def make_test(check: Check) -> Callable[[_Contract, Any], None]:
+        def test(self: _Contract, request: Any) -> None:
             __tracebackhide__ = True
-            self._test(check.code)
+            self._test(check.code, request)
 
         test.__doc__ = check.requires
         return test

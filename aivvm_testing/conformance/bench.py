@@ -41,6 +41,7 @@ SETTLING = 0.02
 REASON = "Rate limit reached for default-gpt-4"
 ERRORS = (400, 401, 403, 404, 429, 500, 502, 503)
 
+_FAREWELL = 1.0  # seconds that what is not looked at may take
 _SHOWN_CHARACTERS = 24  # of a text, around the place where it is wrong
 _LONG, _SHORT = 2 * 1024 * 1024, 32 * 1024  # bytes of the answers whose times are compared
 _STEEPEST = 3.0  # times as much as the longer one may take for each byte
@@ -207,7 +208,7 @@ class Bench(Generic[Piece]):
         self._made: list[object] = []
         self.url = ""
         self._given_up = False
-        self._doing = ""
+        self._doing: str | None = ""
         self._allowed = patience
         self._deadline = 0.0
 
@@ -226,7 +227,8 @@ class Bench(Generic[Piece]):
                 left = self._deadline - monotonic()
                 if left <= 0:
                     self._given_up = True
-                    found.append(f"after {self._allowed:g} s it was still to give {self._doing}")
+                    if self._doing is not None:
+                        found.append(f"after {self._allowed:g} s it was still to give {self._doing}")
                     break
                 worker.join(left)
         finally:
@@ -248,7 +250,7 @@ class Bench(Generic[Piece]):
 
     def _let_go(self) -> None:
         with suppress(GivenUp):
-            self.wait_for("an end, when it was closed")
+            self.wait_for_nothing()
         for stream in self._streams:
             stream.drop()
         for made in self._made:
@@ -263,6 +265,11 @@ class Bench(Generic[Piece]):
         self._doing = what
         self._allowed = self.patience if seconds is None else seconds
         self._deadline = monotonic() + self._allowed
+
+    def wait_for_nothing(self) -> None:
+        """From now on what takes too long ends the check, and is no finding of it: another check looks at that."""
+        self.wait_for("", min(self.patience, _FAREWELL))
+        self._doing = None
 
     def look_at_the_clock(self) -> None:
         if self._given_up:

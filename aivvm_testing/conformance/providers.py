@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -97,7 +98,7 @@ class ProviderKind:
             names = {one.name for one in parameters}
             takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
             streams = {"stream": True} if "stream" in names or takes_any else {}
-            return Way(completion, True, streams, "timeout" in names or takes_any)
+            return Way(completion, True, streams, "timeout" in names or takes_any, "stream" in names)
         if isinstance(made, type) or not callable(made):
             raise TypeError(_no_provider(made))
         parameters = _parameters_of(made)
@@ -118,10 +119,11 @@ class Way(NamedTuple):
     takes_model: bool
     options: dict[str, Any]
     takes_timeout: bool
+    takes_stream: bool = False
 
     def ask(self, model: str, messages: list[dict[str, str]], **more: object) -> object:
         args = (model, messages) if self.takes_model else (messages,)
-        return self.function(*args, **self.options, **more)
+        return self.function(*args, **{**self.options, **more})
 
 
 def _parameters_of(function: Callable[..., object]) -> list[inspect.Parameter]:
@@ -187,6 +189,22 @@ class ProviderBench(Bench[str]):
             more["timeout"] = timeout
         return self.open(lambda: iter(cast("Iterator[str]", way.ask(self.model, messages, **more))))
 
+    def ask_for_the_whole(self) -> Stream[str] | None:
+        """Asks with stream=False, as text or in pieces; None where that is not taken."""
+        way = self._provider.way_to_ask(self.make())
+        if not way.takes_stream:
+            return None
+
+        def begin() -> Iterator[str]:
+            answer = way.ask(self.model, [{"role": "user", "content": "Hello"}], stream=False)
+            if isinstance(answer, str):
+                return iter([answer])
+            if not hasattr(answer, "__iter__"):
+                raise Broken(f"asked with stream=False it gave {shown(answer)}")
+            return iter(cast("Iterator[str]", answer))
+
+        return self.open(begin)
+
     def answer(self, reply: Reply, what: str, question: str = "Hello") -> Stream[str]:
         """The whole of it, however it ends."""
         self.peer.gives(reply)
@@ -245,6 +263,8 @@ class ProviderBench(Bench[str]):
             ) from error
 
 
+_PAUSE = 4 * SHORT_TIMEOUT  # seconds, longer than whoever was told the short timeout waits
+_PARTS = ("Hello-", "wor", "ld-", "wide", "-web")  # of an answer that breaks after any of them
 _MIXED = "né→😀Л\\n日\\x1b語C:\\Users\\u00e9😀"  # a character of each length, and what looks like escapes
 
 # The checks
@@ -312,13 +332,14 @@ def _prompt_delivery(bench: ProviderBench) -> None:
         stream = bench.ask()
         stream.read(len(text))
         check_whole(stream, text, "while the server kept the next chunk back")
+        bench.wait_for_nothing()
         stream.drop()
 
 
 @_of_providers(
     "AP04",
     "status errors",
-    "A status that is no success is an exception, and no text.",
+    "A status of 400 or more is an exception, and no text.",
     "look at the status before the body: raise_for_status(), or an exception of your own",
 )
 def _status_errors(bench: ProviderBench) -> None:
@@ -351,14 +372,17 @@ def _telling_errors(bench: ProviderBench) -> None:
     "AP06",
     "no web page",
     "A page of HTML is an exception and no text, also where its status is 200.",
-    "raise where the content-type is text/html: it comes from a proxy or a firewall, not from the model",
+    "raise where the content-type is text/html, with any charset and in any case: it comes from a proxy or a "
+    "firewall, not from the model",
 )
 def _no_web_page(bench: ProviderBench) -> None:
     page = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"
-    reply = Reply.of(page, headers={"content-type": "text/html; charset=UTF-8"})
-    stream = bench.answer(reply, "an exception for a page of HTML")
-    if stream.error is None or stream.whole:
-        raise Broken(f"it gave a page of HTML as the answer: {one_line(repr(stream.whole), 60)}")
+    for content_type in ("text/html; charset=UTF-8", "text/html", "Text/html;charset=utf-8"):
+        reply = Reply.of(page, headers={"content-type": content_type})
+        stream = bench.answer(reply, f"an exception for a page that is {content_type}")
+        if stream.error is None or stream.whole:
+            came = one_line(repr(stream.whole), 60)
+            raise Broken(f"it gave a page that is {content_type} as the answer: {came}")
 
 
 @_of_providers(
@@ -424,12 +448,11 @@ def _text_before_an_error(bench: ProviderBench) -> None:
     "let the exception of the HTTP client out, also where there was text: nothing else tells a part from the whole",
 )
 def _broken_streams(bench: ProviderBench) -> None:
-    cases = {
-        "cut after a chunk": Reply.of("Hello-").cut(),
-        "reset after a chunk": Reply.of("Hello-").reset(),
-        "cut before the first chunk": Reply.of("Hello-").cut(after=0),
-        "closed without an answer": Reply.no_answer("cut"),
-    }
+    cases = {"closed without an answer": Reply.no_answer("cut")}
+    for n in (0, 1, 2, len(_PARTS)):
+        when = f"after {n} chunk{'' if n == 1 else 's'}"
+        cases[f"cut {when}"] = Reply.of(*_PARTS).pace(GAP).cut(after=n)
+        cases[f"reset {when}"] = Reply.of(*_PARTS).pace(GAP).reset(after=n)
     taken = []
     for how, reply in cases.items():
         stream = bench.answer(reply, f"an exception for an answer that was {how}")
@@ -450,6 +473,7 @@ def _timeouts(bench: ProviderBench) -> None:
     cases = {
         "did not answer": Reply.no_answer("stall"),
         "fell silent within its answer": Reply.of("Hello-").stall(),
+        "fell silent after three chunks": Reply.of(*_PARTS).pace(GAP).stall(after=3),
     }
     made = bench.make(SHORT_TIMEOUT)
     for what, reply in cases.items():
@@ -513,7 +537,8 @@ def _nothing_left_behind(bench: ProviderBench) -> None:
     "AP13",
     "request",
     "The request is a POST of JSON that says so, with the model and the messages as they were given.",
-    "send json.dumps({'model': ..., 'messages': messages, ...}) as application/json, and change no message",
+    "send json.dumps({'model': ..., 'messages': messages, ...}) as application/json; change and drop no message, the "
+    "system's neither",
 )
 def _request(bench: ProviderBench) -> None:
     asked = [
@@ -546,6 +571,23 @@ def _request(bench: ProviderBench) -> None:
         raise Broken(f"the model that arrived is {shown(model)}, not {bench.model!r}")
     if messages != asked:
         raise Broken("the caller's own list of messages was changed")
+    _check_system_message(bench)
+
+
+def _check_system_message(bench: ProviderBench) -> None:
+    """It arrives, wherever in the body: servers take it as a message, or in a place of its own."""
+    bench.peer.gives(Reply.of("Hello"))
+    bench.wait_for("an answer to a question with a system message")
+    stream = bench.ask(
+        [{"role": "system", "content": "answer-in-verse"}, {"role": "user", "content": "ping-one"}]
+    )
+    stream.read()
+    if not bench.peer.calls:
+        raise Broken(f"with a system message no request was sent: {ending(stream)}")
+    body = bench.peer.calls[-1].request.body
+    for what, text in (("system message", b"answer-in-verse"), ("question after it", b"ping-one")):
+        if text not in body:
+            raise Broken(f"the {what} is nowhere in the body: {one_line(repr(body), 120)}")
 
 
 def _ends_with(sent: list[Any], asked: list[dict[str, str]]) -> bool:
@@ -615,15 +657,36 @@ def _every_character(bench: ProviderBench) -> None:
     "retry only as long as no text was handed out, or skip what was; else raise",
 )
 def _no_text_twice(bench: ProviderBench) -> None:
-    bench.peer.gives(Reply.of("Hello-").cut(), Reply.of("Hello-", "world"))
-    bench.wait_for("an exception, or a second try, for an answer that was cut")
-    stream = bench.ask()
-    stream.read()
-    if len(stream.whole) > len("Hello-") and stream.whole != "Hello-world":
-        count = len(bench.peer.calls)
-        raise Broken(
-            f"after {count} request{'' if count == 1 else 's'} the text is {one_line(repr(stream.whole), 80)}"
-        )
+    wanted = "".join(_PARTS)
+    whole = Reply.of(*_PARTS)
+    broken: list[tuple[str, Reply, float | None]] = []
+    for n in (1, 2, 4):
+        when = f"after {n} chunk{'' if n == 1 else 's'}"
+        broken.append((f"was cut {when}", whole.pace(GAP).cut(after=n), None))
+        broken.append((f"was reset {when}", _later(whole.pace(GAP).reset(after=n), n, SETTLING), None))
+    for n in (1, 3):  # a pause and no silence, as whether there is a timeout is the matter of another check
+        slow = _later(whole, n, _PAUSE)
+        broken.append((f"paused for {_PAUSE:g} s after chunk {n}", slow, SHORT_TIMEOUT))
+    patient, hasty = bench.make(), bench.make(SHORT_TIMEOUT)
+    for how, reply, timeout in broken:
+        bench.peer.gives(reply, whole)
+        bench.wait_for(f"an exception, or a second try, for an answer that {how}")
+        stream = bench.ask(of=patient if timeout is None else hasty, timeout=timeout)
+        stream.read()
+        if not wanted.startswith(stream.whole):
+            count = len(bench.peer.calls)
+            raise Broken(
+                f"of an answer that {how}, after {count} request{'' if count == 1 else 's'}, the text is "
+                f"{one_line(repr(stream.whole), 80)}"
+            )
+
+
+def _later(reply: Reply, n: int, seconds: float) -> Reply:
+    """What comes after the first n chunks comes so much later."""
+    chunks = [
+        replace(chunk, at=chunk.at + seconds * (place >= n)) for place, chunk in enumerate(reply.chunks)
+    ]
+    return replace(reply, chunks=tuple(chunks), ending=replace(reply.ending, at=reply.ending.at + seconds))
 
 
 @_of_providers(
@@ -649,7 +712,7 @@ def _few_requests(bench: ProviderBench) -> None:
 @_of_providers(
     "AP19",
     "foreign exceptions",
-    "What is raised into an answer that is being read, such as Ctrl-C or a failing test, comes out of it.",
+    "What is raised into an answer that is being read, such as Ctrl-C or a failing test, comes out of it; Ctrl-C as it is.",
     "catch what the HTTP client raises, not Exception or BaseException, and keep the yield out of the try",
 )
 def _foreign_exceptions(bench: ProviderBench) -> None:
@@ -667,7 +730,8 @@ def _foreign_exceptions(bench: ProviderBench) -> None:
         except StopIteration:
             raise Broken(f"{name} was swallowed, and the answer ended") from None
         except BaseException as error:  # which of them is the question
-            if not any(one is foreign for one in chain(error)):
+            kept = isinstance(foreign, Exception) and any(one is foreign for one in chain(error))
+            if error is not foreign and not kept:
                 raise Broken(f"{name} became {told(error)}") from None
         else:
             raise Broken(f"{name} was swallowed, and {shown(piece)} came")
@@ -686,3 +750,81 @@ def _nobody_there(bench: ProviderBench) -> None:
     stream.read()
     if stream.error is None or stream.whole:
         raise Broken(ending(stream))
+
+
+@_of_providers(
+    "AP21",
+    "short body",
+    "An answer that is shorter than its content-length is an exception.",
+    "compare what came with the content-length: http.client gives b'' and leaves response.length above 0, and raises "
+    "nothing",
+)
+def _short_body(bench: ProviderBench) -> None:
+    length = str(len("".join(_PARTS)))
+    for n in (1, len(_PARTS) - 1):
+        came = "".join(_PARTS[:n])
+        reply = Reply.of(*_PARTS, headers={"content-length": length}).pace(GAP).cut(after=n)
+        stream = bench.answer(reply, f"an exception for {len(came)} of {length} bytes")
+        if stream.error is None:
+            raise Broken(f"of {length} bytes {len(came)} came, and {ending(stream)} as if that were all")
+
+
+@_of_providers(
+    "AP22",
+    "other threads",
+    "An answer that was begun in one thread can be read, and closed, in another.",
+    "keep what belongs to an answer in its iterator: neither in threading.local() nor under an RLock that it holds",
+)
+def _other_threads(bench: ProviderBench) -> None:
+    reply = Reply.of(*_PARTS).pace(GAP)
+
+    def begun() -> Stream[str]:
+        bench.peer.gives(reply)
+        bench.wait_for("the first text of an answer, to go on with in another thread")
+        stream = bench.ask()
+        stream.read(1)
+        return stream
+
+    stream = begun()
+    bench.wait_for("the rest of an answer that was begun in another thread", 2 * bench.patience)
+    bench.at_once(stream.read)
+    check_whole(stream, "".join(_PARTS), "read on in another thread,")
+    stream = begun()
+    bench.wait_for("an end, when it was closed in another thread", 2 * bench.patience)
+    try:
+        bench.at_once(stream.close)
+    except Exception as error:
+        in_its_own = begun()
+        try:
+            in_its_own.close()
+        except Exception:
+            return  # it is no matter of threads
+        raise Broken(f"closing it in another thread raised {told(error)}") from error
+
+
+@_of_providers(
+    "AP23",
+    "redirects",
+    "A redirect that leads nowhere is an exception, and no text.",
+    "raise where the status is not 200 after redirects: raise_for_status() of requests lets 3xx through",
+)
+def _redirects(bench: ProviderBench) -> None:
+    for status in (300, 301, 302, 303, 307, 308):
+        stream = bench.answer(Reply.of("Elsewhere", status=status), f"an exception for a status of {status}")
+        if stream.error is None or stream.whole:
+            raise Broken(f"{status} without a location: {ending(stream)}")
+
+
+@_of_providers(
+    "AP24",
+    "whole answer",
+    "Where a provider takes stream, stream=False gives the same text, at once or in pieces.",
+    "join the pieces and give the text, or stream all the same",
+)
+def _whole_answer(bench: ProviderBench) -> None:
+    bench.peer.gives(Reply.of(*_PARTS).pace(GAP))
+    bench.wait_for("the end of an answer with stream=False")
+    stream = bench.ask_for_the_whole()
+    if stream is not None:
+        stream.read()
+        check_whole(stream, "".join(_PARTS), "with stream=False")

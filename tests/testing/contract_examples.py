@@ -62,6 +62,8 @@ class PlainProvider:
     def chunks(self, response):
         while data := response.read1(65536):
             yield data
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
 
     def finish(self, connection, response):
         if response is not None:
@@ -137,6 +139,8 @@ class ReadsBlocks(PlainProvider):
     def chunks(self, response):
         while data := response.read(64):
             yield data
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
 
 
 @defect("AP03")
@@ -162,7 +166,7 @@ class IsOneChunkLate(PlainProvider):
             yield kept
 
 
-@defect("AP04")
+@defect("AP04", "AP23")
 class TakesAnyStatus(PlainProvider):
     def check(self, response):
         if "html" in response.headers.get("content-type", ""):
@@ -182,6 +186,34 @@ class TakesWebPages(PlainProvider):
     def check(self, response):
         if response.status != 200:
             raise RuntimeError(f"{response.status} {response.reason}")
+
+
+@defect("AP06")
+class KnowsOneSpellingOfAWebPage(PlainProvider):
+    def check(self, response):
+        if response.status != 200:
+            raise RuntimeError(f"{response.status} {response.reason}")
+        if response.headers.get("content-type") == "text/html; charset=UTF-8":
+            raise RuntimeError("a web page")
+
+
+@defect("AP06")
+class KnowsWebPagesInLowerCase(PlainProvider):
+    def check(self, response):
+        if response.status != 200:
+            raise RuntimeError(f"{response.status} {response.reason}")
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise RuntimeError("a web page")
+
+
+@defect("AP07")
+class DrainsOnClose(PlainProvider):
+    """It hands out all at once, and reads what is left of an answer before it lets go of it."""
+
+    def finish(self, connection, response):
+        with suppress(OSError, http.client.HTTPException, AttributeError):
+            response.read()
+        super().finish(connection, response)
 
 
 @defect("AP07")
@@ -250,20 +282,35 @@ class LosesTextBeforeAnError(PlainProvider):
             thread.join()
 
 
-@defect("AP09")
+@defect("AP09", "AP21")
 class SwallowsCuts(PlainProvider):
     def chunks(self, response):
         with suppress(http.client.IncompleteRead, ConnectionError):
             yield from super().chunks(response)
 
 
-@defect("AP09", "AP10", "AP19")
+@defect("AP09", "AP10", "AP19", "AP21")
 class SwallowsEverything(PlainProvider):
     def texts(self, response):
         try:
             yield from super().texts(response)
         except Exception:
             return
+
+
+@defect("AP09", "AP21")
+class EndsWellOnceItHasText(PlainProvider):
+    """It raises for what breaks early, and takes for whole what breaks later."""
+
+    def chunks(self, response):
+        count = 0
+        try:
+            for data in super().chunks(response):
+                yield data
+                count += 1
+        except (http.client.IncompleteRead, ConnectionError):
+            if count < 2:
+                raise
 
 
 @defect("AP10")
@@ -322,6 +369,12 @@ class ChangesTheMessages(PlainProvider):
         messages.insert(0, {"role": "system", "content": "Be kind."})
 
 
+@defect("AP13")
+class DropsTheSystemMessage(PlainProvider):
+    def send(self, connection, model, messages):
+        super().send(connection, model, [one for one in messages if one["role"] != "system"])
+
+
 @defect("AP14")
 class TakesAnEmptyAnswerForAnError(PlainProvider):
     def texts(self, response):
@@ -363,16 +416,17 @@ class StripsBlanks(PlainProvider):
 
 class _Retries(PlainProvider):
     tries = 3
+    after = http.client.HTTPException, ConnectionError, RuntimeError
 
     def create_completion(self, model, messages, stream=True):
         for left in reversed(range(self.tries)):
-            gave = False
+            gave = 0
             try:
                 for text in super().create_completion(model, messages, stream):
-                    gave = True
+                    gave += 1
                     yield text
                 return
-            except (http.client.HTTPException, ConnectionError, RuntimeError):
+            except self.after:
                 if not left or not self.may_retry(gave):
                     raise
 
@@ -390,6 +444,24 @@ class RetriesAndRepeats(_Retries):
         return True
 
 
+@defect("AP17")
+class RepeatsAfterAReset(RetriesAndRepeats):
+    after = (ConnectionResetError,)
+
+
+@defect("AP17")
+class RepeatsAfterATimeout(RetriesAndRepeats):
+    after = (TimeoutError,)
+
+
+@defect("AP17")
+class RepeatsWhatIsLong(_Retries):
+    """It skips nothing once it has given two pieces."""
+
+    def may_retry(self, gave):
+        return gave != 1
+
+
 @defect("AP18")
 class RetriesTooOften(_Retries):
     tries = 9
@@ -402,6 +474,73 @@ class ApologisesInTheAnswer(PlainProvider):
             yield from super().create_completion(model, messages, stream)
         except ConnectionRefusedError:
             yield "Sorry, the service is not available."
+
+
+@defect("AP19")
+class TakesCtrlCForAFailure(PlainProvider):
+    def create_completion(self, model, messages, stream=True):
+        try:
+            yield from super().create_completion(model, messages, stream)
+        except KeyboardInterrupt:
+            raise RuntimeError("it failed") from None
+
+
+@defect("AP21")
+class MindsNoLength(PlainProvider):
+    """The loop that one writes first: correct but for this, as `read1` raises nothing where a length is not reached."""
+
+    def chunks(self, response):
+        while data := response.read1(65536):
+            yield data
+
+
+@defect("AP22")
+class KeepsItsDecoderInTheThread(PlainProvider):
+    def texts(self, response):
+        kept = threading.local()
+        kept.decoder = self.decoder()
+        for data in self.chunks(response):
+            if text := kept.decoder.decode(data):
+                yield text
+        if text := kept.decoder.decode(b"", True):
+            yield text
+
+
+@defect("AP22")
+class ClosesInItsThreadAlone(PlainProvider):
+    def texts(self, response):
+        thread = threading.get_ident()
+        try:
+            yield from super().texts(response)
+        except GeneratorExit:
+            if threading.get_ident() != thread:
+                raise RuntimeError("not the thread that began it") from None
+            raise
+
+
+@defect("AP23")
+class TakesRedirectsForAnswers(PlainProvider):
+    def check(self, response):
+        if response.status >= 400:
+            raise RuntimeError(f"{response.status} {response.reason}")
+        if "html" in response.headers.get("content-type", ""):
+            raise RuntimeError("a web page")
+
+
+@defect("AP24")
+class OnlyStreams(PlainProvider):
+    def create_completion(self, model, messages, stream=True):
+        if not stream:
+            raise NotImplementedError("stream=False")
+        return super().create_completion(model, messages)
+
+
+class GivesTheWhole(PlainProvider):
+    """Correct: what is not streamed is text."""
+
+    def create_completion(self, model, messages, stream=True):
+        texts = super().create_completion(model, messages)
+        return texts if stream else "".join(texts)
 
 
 # Transports
@@ -612,7 +751,7 @@ class LeavesAThread(PlainTransport):
         self.watcher.start()
 
 
-@defect("AT16", "AT19")
+@defect("AT16")
 class LeavesTheCoding(PlainTransport):
     def decoded(self, response):
         return self.chunks(response)
@@ -650,10 +789,14 @@ PROVIDERS = [
     TakesAnyStatus,
     TellsNothing,
     TakesWebPages,
+    KnowsOneSpellingOfAWebPage,
+    KnowsWebPagesInLowerCase,
+    DrainsOnClose,
     LeaksOnClose,
     GoesOnWhenClosed,
     LosesTextBeforeAnError,
     SwallowsCuts,
+    EndsWellOnceItHasText,
     SwallowsEverything,
     HasNoTimeout,
     TakesNoTimeout,
@@ -662,13 +805,23 @@ PROVIDERS = [
     KeepsConnections,
     SendsAForm,
     ChangesTheMessages,
+    DropsTheSystemMessage,
     TakesAnEmptyAnswerForAnError,
     DecodesItAllAgain,
     DropsTheByteOrderMark,
     StripsBlanks,
     RetriesAndRepeats,
+    RepeatsAfterAReset,
+    RepeatsAfterATimeout,
+    RepeatsWhatIsLong,
     RetriesTooOften,
     ApologisesInTheAnswer,
+    TakesCtrlCForAFailure,
+    MindsNoLength,
+    KeepsItsDecoderInTheThread,
+    ClosesInItsThreadAlone,
+    TakesRedirectsForAnswers,
+    OnlyStreams,
 ]
 TRANSPORTS = [
     DropsTheQuery,

@@ -39,7 +39,7 @@ TRANSPORTS = [examples.PlainTransport, *examples.TRANSPORTS]
 BROKEN = examples.PROVIDERS + examples.TRANSPORTS
 CORRECT = [
     *[("PlainProvider", n) for n in range(5)],
-    *[(name, 0) for name in ("plain_callable", "RetriesWithCare", "PlainTransport")],
+    *[(name, 0) for name in ("plain_callable", "RetriesWithCare", "GivesTheWhole", "PlainTransport")],
 ]
 
 
@@ -399,7 +399,7 @@ def test_a_verdict_tells_what_happened_what_was_expected_and_what_to_do():
 
 
 def test_a_verdict_is_data_for_programs():
-    verdict = Verdict("make", ("AP99",), (FINDING,), ((FINDING, "weiß ich"),))
+    verdict = Verdict("make", ("AP99",), (FINDING,), ((FINDING, "weiß ich"),), ("AP98",))
     facts = {
         "code": "AP99",
         "name": "a name",
@@ -414,6 +414,7 @@ def test_a_verdict_is_data_for_programs():
         "checks": ["AP99"],
         "findings": [facts],
         "accepted": [{**facts, "reason": "weiß ich"}],
+        "needless": ["AP98"],
     }
     assert verdict.json().isascii()
 
@@ -436,6 +437,15 @@ def test_what_is_allowed_is_accepted_with_its_reason():
     assert str(verdict).startswith("TakesWebPages: no findings in 2 checks\nAP06 no web page is allowed")
 
 
+def test_what_is_allowed_for_no_reason_any_more_is_told():
+    verdict = check_provider(
+        examples.PlainProvider, only=["AP05", "AP14"], allow={"AP05": "old", "AP06": "old"}
+    )
+    assert verdict.passed
+    assert verdict.needless == ("AP05",)  # AP06 was not run, so nobody knows
+    assert str(verdict).endswith("\nAP05 is allowed, and nothing was found: allow need not name it any more")
+
+
 def test_what_a_server_or_a_provider_says_commands_no_terminal():
     class Obscure(examples.PlainProvider):
         def check(self, response):
@@ -456,7 +466,7 @@ def test_a_class_of_pytest_has_a_test_for_each_check(pytester):
         from tests.testing import contract_examples
 
         class TestMine(ProviderContract):
-            allow = {{"AP06": "pages are shown"}}
+            allow = {{"AP06": "pages are shown", "AP14": "once it was so"}}
 
             def make(self, url, timeout):
                 return contract_examples.TakesWebPages(url, timeout)
@@ -468,25 +478,50 @@ def test_a_class_of_pytest_has_a_test_for_each_check(pytester):
                 return contract_examples.RaisesForStatus()
         """
     )
-    result = pytester.runpytest("-v", "-p", "no:randomly", "-p", "no:asyncio", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=len(PROVIDER_CHECKS) - 1 + len(TRANSPORT_CHECKS) - 1, xfailed=1, failed=1)
+    result = pytester.runpytest(
+        "-v", "-rX", "-p", "no:randomly", "-p", "no:asyncio", "-p", "no:cacheprovider"
+    )
+    result.assert_outcomes(
+        passed=len(PROVIDER_CHECKS) - 2 + len(TRANSPORT_CHECKS) - 1,
+        xfailed=1,
+        xpassed=1,
+        failed=1,
+    )
     result.stdout.fnmatch_lines(
         [
             "*::TestMine::test_AP03_prompt_delivery PASSED*",
             "*::TestMine::test_AP06_no_web_page XFAIL*",
+            "*::TestMine::test_AP14_empty_answer XPASS*",
             "*::TestTheirs::test_AT06_every_status FAILED*",
             "*AT06 every status: with 400*",
             "*→ do not call raise_for_status()*",
+            "XPASS *test_AP14_empty_answer*AP14 is allowed, and nothing was found*",
         ]
     )
 
 
-def test_a_class_without_make_says_so():
-    class TestNothing(contract.ProviderContract):
-        pass
+def test_a_class_without_make_says_so_in_one_line(pytester):
+    pytester.makepyfile(
+        """
+        from aivvm_testing.contract import ProviderContract, TransportContract
 
-    with pytest.raises(SetupFailure, match=r"needs a method make\(self, url\)"):
-        TestNothing().test_AP14_empty_answer()
+        class TestNothing(ProviderContract):
+            pass
+
+        class TestNoTransport(TransportContract):
+            pass
+        """
+    )
+    result = pytester.runpytest("-q", "-k", "AP14 or AT17", "-p", "no:asyncio", "-p", "no:cacheprovider")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "TestNothing needs a method make(self, url) that gives its provider",
+            "TestNoTransport needs a method make(self) that gives its transport",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+    assert "Error" not in result.stdout.str()
 
 
 # From a shell
