@@ -349,10 +349,11 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         check_replaceable(target)
         with open(temporary, "xb", buffering=BUFFER) as file:
             yield file
-            file.flush()
-            os.fsync(
-                file.fileno()
-            )  # else a power cut could leave an empty file, and have taken the earlier one
+            if os.path.exists(
+                target
+            ):  # else a power cut could leave an empty file, and have taken the earlier one
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):

@@ -883,9 +883,10 @@ class TestSaving:
         ):
             Recording().save(tmp_path / "nowhere" / "deep" / "f")
 
-    def test_the_bytes_are_on_the_disk_before_the_name_is(
+    def test_an_earlier_file_is_replaced_by_bytes_that_are_on_the_disk(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        Recording(note="the earlier one").save(tmp_path / "f")
         done: list[tuple[str, int]] = []
         fsync, move = os.fsync, os.replace
 
