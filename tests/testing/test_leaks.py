@@ -130,7 +130,7 @@ def test_a_secret_is_found_wherever_it_is_and_taken_out(tmp_path_factory, data, 
     if part not in ("request body", "reply body"):
         text, value = " ".join(text.split("\n")), " ".join(value.split("\n"))
     if part in ("reason", "reply header x-a"):
-        text = text.replace("мир", "né")  # a head is latin-1
+        text = text.replace("мир", "mir")  # a head is latin-1
     recording = planted(part, text, data.draw(chunkings(text.encode())))
     found = find(recording)
     assert [(leak.exchange, leak.part) for leak in found] == [(0 if part == "note" else 2, part)]
