@@ -466,7 +466,17 @@ class Secrets:
     `LONGEST`. Immutable.
     """
 
-    __slots__ = ("_beginnings", "_found", "_patterns", "_short", "_values", "longest", "searched", "step")
+    __slots__ = (
+        "_beginnings",
+        "_firsts",
+        "_found",
+        "_patterns",
+        "_short",
+        "_values",
+        "longest",
+        "searched",
+        "step",
+    )
 
     def __init__(self, found: Iterable[str] = (), patterns: Iterable[re.Pattern[bytes]] = ()) -> None:
         self._found = tuple(found)
@@ -479,7 +489,8 @@ class Secrets:
         self._short: frozenset[bytes] | None = (
             None  # beginnings of fewer than `SHORTEST` bytes, once asked for
         )
-        self._beginnings: re.Pattern[bytes] | None = None  # and those of so many
+        self._firsts: tuple[bytes, ...] = ()  # and those of so many, as one pattern where they are not few
+        self._beginnings: re.Pattern[bytes] | None = None
         self.longest = LONGEST_MATCH if self._patterns else 0
         self.step = LONGEST_MATCH // 8 if self._patterns else 0
         self.searched: list[Searched] = [(pattern, ()) for pattern in self._patterns]
@@ -513,21 +524,28 @@ class Secrets:
         """
         if not self._values:
             return len(data)
-        if self._beginnings is None or self._short is None:
-            firsts = dict.fromkeys([value[:SHORTEST] for value in self._values])
+        if self._short is None:
+            firsts = self._firsts = tuple(dict.fromkeys([value[:SHORTEST] for value in self._values]))
             self._short = frozenset([first[:n] for first in firsts for n in range(1, SHORTEST)])
-            self._beginnings = re.compile(b"|".join(map(re.escape, firsts)))
         at = max(at, len(data) - len(self._values[0]) + 1)
-        while first := self._beginnings.search(data, at):
-            rest = data[first.start() :]
+        while (first := self._next_first(data, at)) >= 0:
+            rest = data[first:]
             if any([len(rest) < len(value) and value.startswith(rest) for value in self._values]):
-                return first.start()
-            at = first.start() + 1
+                return first
+            at = first + 1
         end = data[max(at, len(data) - SHORTEST + 1) :]
         for n in range(len(end)):
             if end[n:] in self._short:
                 return len(data) - len(end) + n
         return len(data)
+
+    def _next_first(self, data: bytes, at: int) -> int:
+        if len(self._firsts) <= _FEW:
+            return min([found for first in self._firsts if (found := data.find(first, at)) >= 0], default=-1)
+        if self._beginnings is None:
+            self._beginnings = re.compile(b"|".join(map(re.escape, self._firsts)))
+        match = self._beginnings.search(data, at)
+        return match.start() if match else -1
 
     def spans(self, data: bytes) -> list[Span]:
         """Where they are in the data."""
