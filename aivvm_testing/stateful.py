@@ -23,12 +23,14 @@ The contract (`contract`) asks more of a provider, one thing at a time; this ask
 from __future__ import annotations
 
 import codecs
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, takewhile
 from math import inf
 from typing import Any, ClassVar, Literal
+from urllib.parse import urljoin
 
 try:
     from hypothesis import strategies as st
@@ -41,7 +43,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 from aivvm.provider import Aivvm
+from aivvm.transport import Request
 from aivvm_testing import strategies
+from aivvm_testing.call import Call
 from aivvm_testing.errors import SetupFailure, UnplayedReplies
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.faults import Fault
@@ -56,6 +60,16 @@ _TEXTS = ("Hello", "Привет, мир", "🙂 🙃")
 _HOW_FAR = st.sampled_from((1, 2, None))
 _ENDINGS: tuple[EndingKind, ...] = ("complete", "cut", "reset", "stall")  # with a head; faults do without
 _TRAVELS = ("complete", "cut", "reset")
+_BASICS = (
+    Reply.of(*[bytes([byte]) for byte in "né 日本 🙂".encode()]),
+    Reply.of(b"before ", b"\xff", b" after"),
+    Reply.of(),
+    Reply.error(500),
+    Reply.of("Hello, ", "wor").cut(),
+    Reply.of("Hello, ", "wor").reset(),
+    Reply.of("Hello, ", "wor", headers={"content-length": "12"}).cut(),
+)
+"""What each run begins with, so that few runs find what is wrong with most providers."""
 
 
 @dataclass(eq=False)
@@ -78,6 +92,15 @@ class Conversation:
         return f"<{self.said!r}, {self.state} after {self.text!r}>"
 
 
+class _OnEveryPath(FakeAivvm):
+    """Takes each POST for a chat, as providers differ in their paths."""
+
+    def answer(self, request: Request) -> Call:
+        if request.method == "POST":
+            request = request._replace(url=urljoin(request.url, "/api/chat"))
+        return super().answer(request)
+
+
 class FakeAndProvider(RuleBasedStateMachine):
     """Subclass it, say how your provider is made, and let pytest collect its `TestCase`.
 
@@ -88,7 +111,9 @@ class FakeAndProvider(RuleBasedStateMachine):
     `notices_truncation`: whether a broken answer must end with an error. `timeout`: seconds that `ask` passes on; where
     nothing comes for so long, an answer may end with an error, too.
 
-    Narrow `replies` and `faults`, strategies both, to what your provider is asked to stand.
+    Narrow `replies` and `faults`, strategies both, to what your provider is asked to stand. As long as `replies` is not
+    narrowed, each run begins with one answer of each basic kind: characters split between chunks, ill-formed bytes, an
+    empty answer, an error, a cut, a reset, and a body shorter than its length.
     """
 
     door: ClassVar[Literal["transport", "server"]] = "transport"
@@ -106,11 +131,23 @@ class FakeAndProvider(RuleBasedStateMachine):
         return Aivvm(door) if self.door == "transport" else Aivvm(url=door)
 
     def ask(self, provider: Any, said: str) -> Iterator[str]:
-        """Asks the provider one question, and gives its answer as an iterator of text that can be closed."""
+        """Asks the provider one question, and gives its answer as an iterator of text that can be closed.
+
+        By `create_completion(model, messages)`, with `stream=True` and `timeout=` where it takes them. One that takes
+        any option, `**options`, is told both; through a server, where nothing is silent, no timeout.
+        """
         messages = [{"role": "user", "content": said}]
-        answer: Iterator[str] = provider.create_completion(
-            _MODEL, messages, stream=True, timeout=self.timeout
-        )
+        options = {"stream": True, "timeout": self.timeout}
+        ask = provider.create_completion
+        parameters = inspect.signature(ask).parameters
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        untold = {"timeout"} if self.door == "server" else set()
+        options = {
+            name: value
+            for name, value in options.items()
+            if name in parameters or (takes_any and name not in untold)
+        }
+        answer: Iterator[str] = ask(_MODEL, messages, **options)
         return answer
 
     def said(self, body: bytes) -> str:
@@ -122,7 +159,7 @@ class FakeAndProvider(RuleBasedStateMachine):
         super().__init__()
         self._exits = ExitStack()
         self._forget()
-        self.fake = FakeAivvm()
+        self.fake = _OnEveryPath()
         if self.door == "server":
             server = self.fake.server()
             server.start()
@@ -164,9 +201,20 @@ class FakeAndProvider(RuleBasedStateMachine):
         self.fake.fault(breaks)
         self._faults.append(breaks)
 
+    def _meet_the_basics(self) -> None:
+        """One answer of each kind, each read to its end; nothing is left of it."""
+        if self.replies is not FakeAndProvider.replies:
+            return
+        for n, reply in enumerate(_BASICS):
+            self.script(reply, 1)
+            self.ask_for(f"basic {n}", None)
+            self.check()
+        self.reset()
+
     @initialize(target=conversations, said=st.sampled_from(_TEXTS), pieces=_HOW_FAR)
     def ask_first(self, said: str, pieces: int | None) -> Any:
-        """One question, as without any there is little to do."""
+        """The basics, and one question, as without any there is little to do."""
+        self._meet_the_basics()
         return self.ask_for(said, pieces)
 
     @rule(target=conversations, said=st.sampled_from(_TEXTS), pieces=_HOW_FAR)

@@ -14,6 +14,7 @@ from aivvm import Interrupted
 from aivvm.payload import build_request
 from aivvm_testing import Reply, faults, strategies
 from aivvm_testing.stateful import FakeAndProvider
+from tests.testing import contract_examples as examples
 from tests.testing.contract_examples import PlainProvider as HttpProvider
 
 
@@ -63,20 +64,7 @@ class AnotherOverSockets(FakeAndProvider):
     door = "server"
 
     def make(self, door):
-        class ToTheChat(HttpProvider):
-            def send(self, connection, model, messages):
-                request = build_request(model, messages)
-                connection.request("POST", "/api/chat", request.body, dict(request.headers))
-
-            def chunks(self, response):
-                yield from super().chunks(response)
-                if response.length:  # read1 of http.client does not mind
-                    raise EOFError(f"{response.length} bytes are missing")
-
-        return ToTheChat(door)
-
-    def ask(self, provider, said):
-        return provider.create_completion("gpt-4", [{"role": "user", "content": said}])
+        return HttpProvider(door)  # which has a path of its own, and takes no timeout when it is asked
 
 
 TestOursInPython = OursInPython.TestCase
@@ -258,10 +246,10 @@ FOUND = {
 }
 
 
-def failure(machine, *phases):
+def failure(machine, *phases, max_examples=1000):
     """What the machine finds, the same in each run."""
     how = settings(
-        max_examples=1000,
+        max_examples=max_examples,
         stateful_step_count=20,
         derandomize=True,
         deadline=None,
@@ -295,20 +283,36 @@ def test_a_defect_is_found_through_a_server_too():
 
         def make(self, door):
             class DecodesEachRead(HttpProvider):
-                def send(self, connection, model, messages):
-                    request = build_request(model, messages)
-                    connection.request("POST", "/api/chat", request.body, dict(request.headers))
-
                 def texts(self, response):
                     for data in self.chunks(response):
                         yield data.decode()
 
             return DecodesEachRead(door)
 
-        def ask(self, provider, said):
-            return provider.create_completion("gpt-4", [{"role": "user", "content": said}])
-
     assert "but it raised UnicodeDecodeError" in str(failure(Machine))
+
+
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        (examples.DecodesEachChunk, "but it raised UnicodeDecodeError"),
+        (examples.ReplacesAtChunkEnds, "'né 日本 🙂' had come, as its answer is"),
+        (examples.TakesAnEmptyAnswerForAnError, "but it raised RuntimeError: no text came"),
+        (examples.BuffersEverything, "had come, as its answer is"),
+        (examples.SwallowsCuts, "it ended as if it were whole"),
+        (examples.MindsNoLength, "it ended as if it were whole"),
+        (examples.RetriesAndRepeats, "expected the requests|expected the beginning|Hello, worHello, wor"),
+    ],
+)
+def test_the_first_run_finds_what_is_basic_through_a_server(provider, said):
+    class Machine(FakeAndProvider):
+        door = "server"
+
+        def make(self, door):
+            return provider(door)
+
+    with pytest.raises(AssertionError, match=said):
+        raise failure(Machine, max_examples=1)
 
 
 def test_truncation_may_go_unnoticed_where_that_is_allowed():
@@ -323,6 +327,7 @@ def test_truncation_may_go_unnoticed_where_that_is_allowed():
 
 def test_a_failure_shrinks_to_the_steps_that_matter():
     class Machine(FakeAndProvider):
+        replies = strategies.replies(endings=["complete"], with_head=True, max_chunks=3, plain=True)
         faults = st.just(faults.cut(after=1))
 
         def make(self, door):
