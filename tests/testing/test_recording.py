@@ -38,6 +38,12 @@ WHOLE = HEADER + REQUEST + REPLY + END
 GET = Request("GET", "http://x/")
 
 
+@pytest.fixture(autouse=True)
+def _disks_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of files are saved here: waiting for the disk would take most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scratch") / "session.jsonl"
