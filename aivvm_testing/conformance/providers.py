@@ -339,7 +339,7 @@ def _prompt_delivery(bench: ProviderBench) -> None:
 @_of_providers(
     "AP04",
     "status errors",
-    "A status of 400 or more is an exception, and no text.",
+    "A status that is no success is an exception, and no text.",
     "look at the status before the body: raise_for_status(), or an exception of your own",
 )
 def _status_errors(bench: ProviderBench) -> None:
