@@ -18,7 +18,8 @@ import inspect
 import random
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from aivvm_testing import faults
@@ -39,12 +40,14 @@ _LONGEST_RANDOM_CHUNK = 12
 class Case:
     """What is done to an answer: first it is cut into chunks, then broken. Both are `""` for what leaves it as it is.
 
-    A reply that cannot be broken so, as it is too short or has no head, stays as it is. Raises `ValueError` for what is
-    no chunking or no fault.
+    A reply that cannot be broken so, as it is too short or has no head, stays as it is. `seen` has, for each answer that
+    was to be broken, how many chunks it had and whether it is another now. Raises `ValueError` for what is no chunking or
+    no fault.
     """
 
     chunking: str = ""
     fault: str = ""
+    seen: list[tuple[int, bool]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.chunking:
@@ -59,11 +62,16 @@ class Case:
         if self.chunking and reply.body:
             reply = reply.rechunk(_sizes(self.chunking, reply.body))
         if self.fault:
-            try:
-                return _fault(self.fault)(reply)
-            except ValueError:
-                return reply
+            whole = reply
+            with suppress(ValueError):
+                reply = _fault(self.fault)(whole)
+            self.seen.append((len(whole.chunks), reply != whole))
         return reply
+
+    @property
+    def broke(self) -> bool:
+        """Whether its fault has changed an answer."""
+        return any([changed for _, changed in self.seen])
 
     @property
     def id(self) -> str:

@@ -8,7 +8,8 @@ other modules' business: `suite` (names, settings, what is left over), `adversit
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from aivvm_testing.fake import FakeAivvm
     from aivvm_testing.record.use import RecordingSession
     from aivvm_testing.replay.server import FakeServer
-    from aivvm_testing.suite import Run
+    from aivvm_testing.suite import Run, Watch
 
 _OPTIONS = {
     "record": (
@@ -31,11 +32,11 @@ _OPTIONS = {
     "recordings": ("DIR", "the folder of recordings, seen from each test module (default: recordings)"),
     "rechunk": (
         "SIZE",
-        "play every answer in chunks of 1, N, random[:SEED] or whole; all: each test once for each",
+        "play every answer in chunks of 1, N, random[:SEED] or whole; all: each test once for each; none: as it is",
     ),
     "fault": (
         "NAME[@N]",
-        "break every answer so, at chunk N; all: each test once for each fault of the catalogue",
+        "break every answer so, at chunk N; all: each test once for each fault of the catalogue; none: not at all",
     ),
     "orphans": ("WHAT", "recordings that no test uses: report (the default), fail, delete or ignore"),
     "max-age": ("DAYS", "report recordings that are older"),
@@ -43,7 +44,7 @@ _OPTIONS = {
 }
 _MARKERS = (
     "aivvm_recording(path=None, record_mode=None, match_on=..., ignore_json=..., speed=0, on_unplayed='fail', ...): "
-    "what `aivvm_recording` does in this test, as in `aivvm_testing.use_recording`",
+    "the test uses `aivvm_recording`, and this is what it does, as in `aivvm_testing.use_recording`",
     "aivvm_sweep(chunkings=[], faults=[]): the test runs once for each case, such as chunkings=['all'] or "
     "faults=['cut@*', 'stall']",
 )
@@ -53,6 +54,10 @@ _partial: WeakSet[pytest.Config] = WeakSet()
 """Runs in which tests were left out."""
 _stopped: WeakSet[pytest.Item] = WeakSet()
 """Tests that did not run to their end: failed, skipped or expected to fail, in set-up or in the test itself."""
+_used: WeakKeyDictionary[pytest.Item, dict[str, Any]] = WeakKeyDictionary()
+"""What the fixtures gave to each test, also to one that named them only when it ran."""
+_SESSION = ("aivvm_session_fake", "aivvm_session_server")
+_seed_key = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,13 +81,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _setting(config: pytest.Config, name: str) -> str:
     """The option, else the environment variable, else the ini key, else `""`."""
-    return _said(config, name) or str(config.getini(f"aivvm_{name.replace('-', '_')}") or "")
+    said = _said(config, name)
+    value = str(config.getini(f"aivvm_{name.replace('-', '_')}") or "") if said is None else said
+    if name in ("rechunk", "fault"):
+        value = {"none": "", "random": f"random:{_seed(config)}"}.get(value, value)
+    return value
 
 
-def _said(config: pytest.Config, name: str) -> str:
-    """The option, else the environment variable, else `""`."""
+def _said(config: pytest.Config, name: str) -> str | None:
+    """The option, `""` included, else the environment variable, else None."""
     name = name.replace("-", "_")
-    return str(config.getoption(f"aivvm_{name}", None) or os.environ.get(f"AIVVM_{name.upper()}") or "")
+    option = config.getoption(f"aivvm_{name}", None)
+    return os.environ.get(f"AIVVM_{name.upper()}") or None if option is None else str(option)
+
+
+def _seed(config: pytest.Config) -> int:
+    """That of `random` in this run, the same in each of its processes."""
+    if _seed_key not in config.stash:
+        told = getattr(config, "workerinput", {}).get("aivvm")
+        config.stash[_seed_key] = told["seed"] if told else int.from_bytes(os.urandom(3), "big")
+    return config.stash[_seed_key]
 
 
 def _run(config: pytest.Config) -> Run:
@@ -92,44 +110,122 @@ def _run(config: pytest.Config) -> Run:
         from aivvm_testing.suite import Run
 
         settings = {name: _setting(config, name) for name in _OPTIONS}
-        run = _runs[config] = Run(settings, {name: _said(config, name) for name in _OPTIONS})
+        said = {name: value for name in _OPTIONS if (value := _said(config, name)) is not None}
+        told = getattr(config, "workerinput", {}).get("aivvm") or _invocation(config)
+        run = _runs[config] = Run(settings, said, told["arguments"], told["folder"])
     return run
+
+
+def _invocation(config: pytest.Config) -> dict[str, Any]:
+    given = config.invocation_params
+    return {"arguments": [str(one) for one in given.args], "folder": str(given.dir)}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of pytest-xdist: a worker begins."""
+    node.workerinput["aivvm"] = {"seed": _seed(node.config), **_invocation(node.config)}
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    found = [f"--aivvm-{name}={value}" for name in ("rechunk", "fault") if (value := _setting(config, name))]
+    return f"aivvm: every answer is changed: {' '.join(found)}" if found else None
 
 
 # Cases
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marker = metafunc.definition.get_closest_marker("aivvm_sweep")
-    if "aivvm_case" not in metafunc.fixturenames:
-        if marker is not None:
+    item, names = metafunc.definition, metafunc.fixturenames
+    sweeps = list(item.iter_markers_with_node("aivvm_sweep"))
+    recorded = "aivvm_recording" in names or item.get_closest_marker("aivvm_recording") is not None
+    if "aivvm_case" not in names:
+        if recorded or not set(_SESSION).isdisjoint(names):
+            names.append("aivvm_case")
+        elif sweeps:
             pytest.fail(
-                f"{metafunc.definition.nodeid}: aivvm_sweep changes what a fixture of aivvm answers, and the test uses none: "
+                f"{item.nodeid}: aivvm_sweep changes what a fixture of aivvm answers, and the test uses none: "
                 "take fake_aivvm, aivvm_server, aivvm_provider, aivvm_recording, or aivvm_case for a fake of your own",
                 pytrace=False,
             )
-        return
+        else:
+            return
     rechunk, fault = _setting(metafunc.config, "rechunk"), _setting(metafunc.config, "fault")
-    if marker is not None or "all" in (rechunk, fault) or fault.endswith("@*"):
-        from aivvm_testing.suite import swept
+    if sweeps or _are_many(rechunk, fault):
+        from aivvm_testing.suite import recorded_chunks, swept
 
+        folder = _setting(metafunc.config, "recordings")
         try:
-            cases = swept(marker, rechunk, fault)
+            cases = swept(sweeps, rechunk, fault, recorded_chunks(item, folder) if recorded else None)
         except (TypeError, ValueError) as error:
-            pytest.fail(f"{metafunc.definition.nodeid}: aivvm_sweep: {error}", pytrace=False)
+            pytest.fail(f"{item.nodeid}: aivvm_sweep: {error}", pytrace=False)
         metafunc.parametrize("aivvm_case", cases, ids=[case.id for case in cases], indirect=True)
 
 
+def _are_many(rechunk: str, fault: str) -> bool:
+    return "all" in (rechunk, fault) or fault.endswith("@*")
+
+
+def _complete(item: pytest.Item) -> None:
+    """Adds the fixtures that a marker means, and those that go with one of the session."""
+    names = getattr(item, "fixturenames", None)
+    if not isinstance(names, list):
+        return
+    added = []
+    if "aivvm_recording" not in names and item.get_closest_marker("aivvm_recording"):
+        added = ["aivvm_recording"]
+    if "aivvm_case" not in names and (added or not set(_SESSION).isdisjoint(names)):
+        added.insert(0, "aivvm_case")
+    if added:
+        known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+        own = [n for n, name in enumerate(names) if name in known and known[name][-1].scope == "function"]
+        at = min(own, default=len(names))  # after those that outlive the test, before its own
+        names[at:at] = added
+
+
 @pytest.fixture
-def aivvm_case(request: pytest.FixtureRequest) -> Case:
+def aivvm_case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """What is done to every answer in this test: a callable from reply to reply. The fixtures do it; do it yourself to a
     fake of your own, with `fake.fault(aivvm_case, forever=True)`."""
     from aivvm_testing.adversity import Case
 
+    config, item = request.config, request.node
+    rechunk, fault = _setting(config, "rechunk"), _setting(config, "fault")
     given: Case | None = getattr(request, "param", None)
-    if given is not None:
-        return given
-    return Case(_setting(request.config, "rechunk"), _setting(request.config, "fault"))
+    if given is None and item.get_closest_marker("aivvm_sweep"):
+        pytest.fail(f"{item.nodeid}: aivvm_sweep: {_ONCE}", pytrace=False)
+    if given is None and _are_many(rechunk, fault):
+        options = [f"--aivvm-{n}={v}" for n, v in (("rechunk", rechunk), ("fault", fault)) if v]
+        pytest.skip(f"{' '.join(options)}: {_ONCE}")
+    case = Case(rechunk, fault) if given is None else Case(given.chunking, given.fault)
+    run = _run(config)
+    _use(request, "aivvm_case", case)
+    if case and run.session_fake is not None:
+        run.session_fake.fault(case, forever=True)
+    yield case
+    if item not in _stopped:
+        run.went_through(item.nodeid, case)
+
+
+_ONCE = (
+    "not run once for each case, as pytest cannot repeat it: it is a test of unittest, a doctest, or takes its fixture "
+    "with getfixturevalue. Name one case, or let a test function name the fixture"
+)
+
+
+def _use(request: pytest.FixtureRequest, name: str, value: object) -> None:
+    _used.setdefault(request.node, {})[name] = value
+
+
+def _check_played(check: Callable[[], object], case: Case | None) -> None:
+    """Once a fault has changed an answer, the code under test need not come to what it would have asked for next."""
+    from aivvm_testing.errors import UnplayedReplies
+
+    try:
+        check()
+    except UnplayedReplies:
+        if case is None or not case.broke:
+            raise
 
 
 # Fakes
@@ -139,17 +235,19 @@ def aivvm_case(request: pytest.FixtureRequest) -> Case:
 def fake_aivvm(request: pytest.FixtureRequest, aivvm_case: Case) -> Iterator[FakeAivvm]:
     """A fake Aivvm service with virtual time.
 
-    At the end of a test that ran to its end, all that was scripted must have been played, and all that was asked
-    answered. A test that failed, or was skipped, is not told of it too.
+    At the end of a test that ran to its end, all that was scripted must have been played, unless a fault of
+    `aivvm_case` has changed an answer, and all that was asked answered. A test that failed, or was skipped, is not told
+    of it too.
     """
     from aivvm_testing.fake import FakeAivvm
 
     fake = FakeAivvm()
+    _use(request, "fake_aivvm", fake)
     if aivvm_case:
         fake.fault(aivvm_case, forever=True)
     yield fake
     if request.node not in _stopped:
-        fake.assert_all_played()
+        _check_played(fake.assert_all_played, aivvm_case)
 
 
 @pytest.fixture
@@ -207,7 +305,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     if fake is not None:
         try:
             if item not in _stopped and "aivvm_session_fake" in getattr(item, "fixturenames", ()):
-                fake.assert_all_played()
+                _check_played(fake.assert_all_played, _used.get(item, {}).get("aivvm_case"))
         finally:
             fake.reset()
 
@@ -238,18 +336,25 @@ def aivvm_recording(
     """Whatever `requests` asks in the test is answered from the test's recording, or recorded: `--aivvm-record`.
 
     The file is `recordings/<module>/<test>.jsonl` beside the module, or the marker's `path`. Gives what `use_recording`
-    gives, `.transport()` included; `Aivvm` asks `aivvm_upstream` unless it is given a url.
+    gives, `.transport()` included; `Aivvm` asks `aivvm_upstream` unless it is given a url. The servers of this plugin are
+    asked as if it were not there.
     """
     from aivvm.provider import Aivvm
     from aivvm_testing.suite import session_of
 
-    session = session_of(request.node, _run(request.config), aivvm_config)
+    item, run = request.node, _run(request.config)
+    names = [name for name in ("aivvm_server", "aivvm_session_server") if name in request.fixturenames]
+    session = session_of(item, run, aivvm_config, [request.getfixturevalue(name).url for name in names])
     monkeypatch.setattr(Aivvm, "url", aivvm_upstream)
     session.__enter__()
+    _use(request, "aivvm_recording", session)
     if aivvm_case:
         session.fake.fault(aivvm_case, forever=True)
     yield session
-    session.__exit__(AssertionError if request.node in _stopped else None)
+    stopped = AssertionError if item in _stopped else None
+    _check_played(lambda: session.__exit__(stopped), aivvm_case)
+    if session.records and stopped is None:
+        run.recorded(item.nodeid, session.path)
 
 
 # Reports
@@ -261,30 +366,52 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         _stopped.add(item)
     outcome: Any = yield
     report = outcome.get_result()
-    if report.failed and report.when != "setup":
-        used = getattr(item, "funcargs", None) or {}
-        if "aivvm_case" in used:
-            from aivvm_testing.suite import told
-
-            report.sections += told(item.nodeid, used, _run(item.config))
+    if report.failed and report.when != "setup" and call.excinfo is not None:
+        run = _runs.get(item.config)
+        if run is not None and (item in _used or run.session_fake is not None):
+            report.sections += run.told(item, _used.get(item, {}), call.excinfo.value)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    watch = None
-    if hasattr(pyfuncitem.obj, "hypothesis") and (folder := _setting(pyfuncitem.config, "save-failures")):
+    watch = _watch(pyfuncitem)
+    yield
+    if watch is not None:
+        watch.stop()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    case = getattr(sys.modules.get("unittest"), "TestCase", None)
+    own = case is not None and issubclass(getattr(item, "cls", None) or object, case)
+    watch = _watch(item) if own else None
+    yield
+    if watch is not None:
+        watch.stop()
+
+
+def _watch(item: Any) -> Watch | None:
+    if hasattr(item.obj, "hypothesis") and (folder := _setting(item.config, "save-failures")):
         from aivvm_testing.suite import Watch
 
-        watch = Watch(pyfuncitem, folder, _run(pyfuncitem.config))
-    outcome: Any = yield
-    if watch is not None:
-        watch.stop(outcome.excinfo)
+        stops = (pytest.exit.Exception, pytest.skip.Exception, pytest.xfail.Exception)
+        return Watch(item, folder, _run(item.config), stops=stops)
+    return None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    _complete(item)
+    _claim(item)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    items = [item for item in session.items if "aivvm_recording" in getattr(item, "fixturenames", ())]
-    if items:
-        _run(session.config).claim(items)
+    for item in session.items:  # again, as others may have added markers
+        pytest_itemcollected(item)
+
+
+def _claim(item: pytest.Item) -> None:
+    if "aivvm_recording" in getattr(item, "fixturenames", ()):
+        _run(item.config).claim(item)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -311,6 +438,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if run is None:
         return
     run.partial = run.partial or session.config in _partial
+    for item in getattr(session, "items", ()):
+        if "request" in getattr(item, "fixturenames", ()):  # it may have named a recording when it ran
+            run.claim(item, perhaps=True)
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["aivvm"] = run.claimed()
     elif run.finish(session.config, exitstatus) and exitstatus == 0:

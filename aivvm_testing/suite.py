@@ -12,17 +12,24 @@ import json
 import os
 import re
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import SkipTest
+from urllib.parse import urlsplit
 
 from aivvm.payload import build_request
-from aivvm.terminal import one_line
+from aivvm.terminal import one_line, printable
 from aivvm_testing import timeline
 from aivvm_testing.adversity import MOST_CHUNKS, Case, cases
-from aivvm_testing.errors import SetupFailure
+from aivvm_testing.errors import SetupFailure, UnplayedReplies
+from aivvm_testing.journal import recover
 from aivvm_testing.recording import Exchange, Recording, moment_of
 from aivvm_testing.reply import Reply
 
@@ -47,10 +54,14 @@ def check_settings(settings: Mapping[str, str]) -> None:
         from aivvm_testing.record.use import checked_mode
 
         checked_mode(mode, "record")
-    swept(None, settings["rechunk"], settings["fault"])
+    swept((), settings["rechunk"], settings["fault"])
     if settings["orphans"] not in ("", *ORPHANS):
         raise ValueError(f"orphans is one of {', '.join(ORPHANS)}, but got {settings['orphans']!r}")
     _days(settings["max-age"])
+    if upstream := settings["upstream"]:
+        parts = urlsplit(upstream)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"upstream is a url, such as https://chat.aivvm.com, but got {upstream!r}")
 
 
 def _days(text: str) -> float | None:
@@ -58,7 +69,7 @@ def _days(text: str) -> float | None:
         days = float(text) if text else None
     except ValueError:
         days = -1.0
-    if days is not None and not days >= 0:
+    if days is not None and not 0 <= days < inf:
         raise ValueError(f"max-age takes days, such as 90, but got {text!r}")
     return days
 
@@ -66,17 +77,40 @@ def _days(text: str) -> float | None:
 # Cases
 
 
-def swept(marker: pytest.Mark | None, rechunk: str, fault: str) -> list[Case]:
-    """The cases that a test runs in, by its marker and the two options."""
-    given: dict[str, Any] = {"chunkings": [rechunk] if rechunk else [], "faults": [fault] if fault else []}
-    if marker is not None:
+def swept(
+    markers: Iterable[tuple[Any, pytest.Mark]], rechunk: str, fault: str, chunks: int | None = None
+) -> list[Case]:
+    """The cases that a test runs in, by its markers, each with whose it is, the nearest first, and the two options.
+
+    `chunks`: how many its longest answer has, where that is known.
+    """
+    given: dict[str, Any] = {}
+    owners: dict[str, Any] = {}
+    for owner, marker in markers:
         if marker.args or not {*marker.kwargs} <= {"chunkings", "faults", "chunks"}:
             raise TypeError(
                 "it takes chunkings=[...], faults=[...] and chunks=N, how far '@*' goes, but got "
                 + ", ".join([*map(repr, marker.args), *marker.kwargs])
             )
-        given |= marker.kwargs
-    return cases(given["chunkings"], given["faults"], chunks=given.get("chunks", MOST_CHUNKS))
+        for name, value in marker.kwargs.items():
+            if owners.setdefault(name, owner) is owner and name in given:
+                raise ValueError(f"two markers of the same test say {name}: make one of them")
+            given.setdefault(name, value)
+    given.setdefault("chunkings", [rechunk] if rechunk else [])
+    given.setdefault("faults", [fault] if fault else [])
+    if chunks is None or given["chunkings"]:
+        chunks = MOST_CHUNKS
+    else:
+        chunks += 1  # before each, and after all
+    return cases(given["chunkings"], given["faults"], chunks=given.get("chunks", chunks))
+
+
+def recorded_chunks(item: pytest.Item, folder: str) -> int | None:
+    """How many chunks the longest answer in the recording of this test has; None where that is not to be known."""
+    with suppress(OSError, ValueError, SetupFailure):
+        recording = Recording.load(recording_path(item, folder))
+        return max([len(exchange.reply.chunks) for exchange in recording], default=None)
+    return None
 
 
 # Whose file
@@ -84,30 +118,54 @@ def swept(marker: pytest.Mark | None, rechunk: str, fault: str) -> list[Case]:
 
 def recording_path(item: pytest.Item, folder: str) -> Path:
     """Where the recording of this test is: the marker's `path`, seen from its module, else by the names of both."""
-    marker = item.get_closest_marker("aivvm_recording")
-    given = None if marker is None else marker.kwargs.get("path", marker.args[0] if marker.args else None)
+    given = _marked(item).get("path")
     here = item.path.parent
     if given is not None:
         return here / str(given)
-    names = item.nodeid.split("::", 1)[-1].replace("::", ".")
+    return here / (folder or "recordings") / safe_name(item.path.stem) / f"{_test_name(item)}.jsonl"
+
+
+def _test_name(item: pytest.Item) -> str:
+    """A file's name for this test, without an ending, that no other test of its module has."""
+    test, bracket, parameters = item.nodeid.split("::", 1)[-1].partition("[")
+    parameters = parameters.removesuffix("]")
     case = getattr(item, "callspec", None)
     if case is not None and "aivvm_case" in case.params:  # each case plays the same recording
-        names = _without(names, case.params["aivvm_case"].id)
-    return here / (folder or "recordings") / safe_name(item.path.stem) / f"{safe_name(names)}.jsonl"
+        ids = list(getattr(case, "_idlist", None) or [parameters])
+        with suppress(ValueError):
+            ids.remove(case.params["aivvm_case"].id)
+        parameters = "-".join(ids)
+        bracket = bracket if ids else ""
+    name = test.replace("::", ".") + (f"[{parameters}]" if bracket else "")
+    return safe_name(name, hashed=_differs_by_case(item))
 
 
-def _without(name: str, part: str) -> str:
-    before, bracket, parameters = name.partition("[")
-    left = "-".join([one for one in [parameters.removesuffix("]").replace(part, "", 1).strip("-")] if one])
-    return f"{before}[{left}]" if bracket and left else before
+def _differs_by_case(item: pytest.Item) -> bool:
+    """Whether its name and another one's would be the same file on some systems."""
+    for node in item.listchain():
+        name = getattr(node, "originalname", None) or node.name
+        beside = dir(getattr(node.parent, "obj", None)) if hasattr(node, "obj") else []
+        if any([one != name and one.casefold() == name.casefold() for one in beside]):
+            return True
+    return False
 
 
-def safe_name(name: str) -> str:
+def _marked(item: pytest.Item) -> dict[str, Any]:
+    """What its markers say; the nearest counts."""
+    options: dict[str, Any] = {}
+    for marker in reversed(list(item.iter_markers("aivvm_recording"))):
+        options |= {**dict(zip(_TAKEN, marker.args, strict=False)), **marker.kwargs}
+    return options
+
+
+def safe_name(name: str, *, hashed: bool = False) -> str:
     """A file's name for this one, on any system; of two that would be the same by that, each has its own."""
     safe = _UNSAFE.sub("_", name).strip("._")[:_LONGEST_NAME] or "_"
-    if safe == name:
-        return safe
-    return f"{safe}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return safe if safe == name and not hashed else f"{safe}-{_digits(name)}"
+
+
+def _digits(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 _TAKEN: tuple[str, ...] = (
@@ -123,28 +181,30 @@ _TAKEN: tuple[str, ...] = (
 _TAKEN += ("on_unplayed", "redaction", "clock", "note")
 
 
-def session_of(item: pytest.Item, run: Run, config: Mapping[str, Any]) -> RecordingSession:
-    """The session of this test; its mode is the option's or the environment's, else the marker's, the module's, the ini's.
+def session_of(
+    item: pytest.Item, run: Run, config: Mapping[str, Any], servers: Sequence[str] = ()
+) -> RecordingSession:
+    """The session of this test, which lets `servers` through; its mode is the option's or the environment's, else the marker's, the module's, the ini's.
 
     Raises `SetupFailure` where the test has no recording and the mode makes none, and for arguments that it does not take.
     """
     from aivvm_testing.record.use import use_recording
 
-    marker = item.get_closest_marker("aivvm_recording")
-    options: dict[str, Any] = dict(config)
-    if marker is not None:
-        options |= {**dict(zip(_TAKEN, marker.args, strict=False)), **marker.kwargs}
+    options: dict[str, Any] = {**config, **_marked(item)}
     if unknown := [name for name in options if name not in _TAKEN]:
         raise SetupFailure(f"aivvm_recording takes {', '.join(_TAKEN)}, but got {', '.join(unknown)}")
     mode = run.said.get("record") or options.pop("record_mode", None) or run.settings["record"] or "none"
     options.pop("record_mode", None)
     options.pop("path", None)
+    if servers:
+        options["allow"] = [*options.get("allow", ()), *[urlsplit(url).netloc for url in servers]]
+    run.claim(item)
     path = recording_path(item, run.settings["recordings"])
     session = use_recording(path, mode, must_be_asked=False, **options)
     if session.mode in ("none", "verify") and not path.exists():
         raise SetupFailure(
             f"{item.nodeid} has no recording: there is no {path}.\nRecord it, with the real service at hand: "
-            f"python -m pytest {shlex.quote(item.nodeid)} --aivvm-record=once"
+            + run.command(item, record="once", rechunk=None, fault=None)
         )
     if session.mode not in ("none", "verify"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,69 +212,210 @@ def session_of(item: pytest.Item, run: Run, config: Mapping[str, Any]) -> Record
 
 
 class Run:
-    """What is known of a run of pytest. `settings`: as the plugin found them; `said`: those of option or environment."""
+    """What is known of a run of pytest.
 
-    def __init__(self, settings: Mapping[str, str], said: Mapping[str, str]) -> None:
+    `settings`: as the plugin found them; `said`: those of option or environment; `arguments` and `folder`: those of the
+    command that began it.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, str], said: Mapping[str, str], arguments: Sequence[str], folder: str
+    ) -> None:
         self.settings = settings
         self.said = said
         self.session_fake: FakeAivvm | None = None
         self.partial = False
         self.saved: list[str] = []
         self.summary: list[tuple[str, list[str]]] = []
-        self._claims: dict[Path, set[Path]] = {}  # of each folder of recordings, those that a test uses
+        self._arguments = arguments
+        self._folder = folder
+        self._idle: list[str] = []  # cases that changed nothing
+        self._empty: list[str] = []  # tests that recorded nothing
+        self._folders: set[str] = set()
+        self._claims: set[str] = set()  # real paths, as several ways may lead to one
 
-    def claim(self, items: Iterable[pytest.Item]) -> None:
-        """These tests have a recording each, which is no orphan."""
-        folder = self.settings["recordings"] or "recordings"
-        for item in items:
-            self._claims.setdefault(item.path.parent / folder, set()).add(recording_path(item, folder))
+    def claim(self, item: pytest.Item, *, perhaps: bool = False) -> None:
+        """This test has a recording, or may have one, which is no orphan."""
+        folder = self.settings["recordings"]
+        if not perhaps:
+            self._folders.add(os.path.realpath(item.path.parent / (folder or "recordings")))
+        self._claims.add(os.path.realpath(recording_path(item, folder)))
+
+    def went_through(self, nodeid: str, case: Case) -> None:
+        """A test ran to its end with this case."""
+        if case.fault and not case.broke:
+            chunks = max([count for count, _ in case.seen], default=None)
+            why = (
+                "there was no answer" if chunks is None else f"answers have {timeline.count(chunks, 'chunk')}"
+            )
+            self._idle.append(f"{nodeid} ({case.id}): {why}")
+
+    def recorded(self, nodeid: str, path: str) -> None:
+        """A test that records ran to its end."""
+        with suppress(OSError), open(path, "rb") as file:
+            file.readline()
+            if file.read(1):
+                return
+        self._empty.append(f"{nodeid}: {path}")
 
     def claimed(self) -> dict[str, Any]:
         """What a worker tells the process that it works for."""
-        claims = {str(folder): sorted(map(str, paths)) for folder, paths in self._claims.items()}
-        return {"claims": claims, "partial": self.partial, "saved": self.saved}
+        return {"partial": self.partial, **{name: sorted(one) for name, one in self._shared().items()}}
 
     def merge(self, claimed: Mapping[str, Any]) -> None:
         """What a worker told."""
-        for folder, paths in claimed["claims"].items():
-            self._claims.setdefault(Path(folder), set()).update(map(Path, paths))
         self.partial = self.partial or claimed["partial"]
-        self.saved += [one for one in claimed["saved"] if one not in self.saved]
+        for name, known in self._shared().items():
+            if isinstance(known, set):
+                known.update(claimed[name])
+            else:
+                known += [one for one in claimed[name] if one not in known]
+
+    def _shared(self) -> dict[str, set[str] | list[str]]:
+        return {
+            "folders": self._folders,
+            "claims": self._claims,
+            "saved": self.saved,
+            "idle": self._idle,
+            "empty": self._empty,
+        }
+
+    def command(self, item: pytest.Item, **instead: str | None) -> str:
+        """What runs this test again as it ran, with other values of some settings, or without them."""
+        try:
+            path = os.path.relpath(item.path, self._folder)
+        except ValueError:  # another drive
+            path = str(item.path)
+        said = {name: self.said[name] for name in _REPEATED if name in self.said}
+        if self.settings["rechunk"].startswith("random:"):
+            said["rechunk"] = self.settings["rechunk"]
+        options = [
+            f"--aivvm-{name}={value}" for name, value in {**said, **instead}.items() if value is not None
+        ]
+        _, separator, test = item.nodeid.partition("::")
+        words = [path + separator + test, *_kept(self._arguments), *options]
+        return f"python -m pytest {shlex.join(words)}"
 
     def finish(self, config: pytest.Config, exitstatus: int) -> bool:
         """Makes the summary; whether the run has failed for it."""
         failed = False
         if self.saved:
             self.summary.append(("aivvm: streams of failed properties", self.saved))
+        if self._idle:
+            self.summary.append(("aivvm: cases that changed nothing", _listed(self._idle)))
+        if self._empty:
+            self.summary.append(
+                ("aivvm: tests that recorded nothing, as requests was not asked", self._empty)
+            )
         wanted = self.settings["orphans"] or "report"
         whole = exitstatus in (0, 1) and not self.partial and _is_whole(config)
-        if wanted != "ignore" and whole and (orphans := list(self._orphans())):
+        if wanted != "ignore" and whole and (orphans := list(self._orphans(config))):
             failed = wanted == "fail"
-            title = "aivvm: recordings that no test uses"
-            if wanted == "delete":
-                title += ", deleted"
-                for orphan in orphans:
-                    orphan.unlink()
-            self.summary.append((title, _listed([str(orphan) for orphan in orphans])))
+            ours = [one for one in orphans if wanted == "delete" and _is_named_by_us(one, config)]
+            for orphan in ours:
+                orphan[1].unlink()
+            for title, found in (
+                ("aivvm: recordings that no test uses, deleted", ours),
+                ("aivvm: recordings that no test uses", [one for one in orphans if one not in ours]),
+            ):
+                if found:
+                    self.summary.append((title, _listed([str(path) for _, path in found])))
         days = _days(self.settings["max-age"])
         if days is not None and (stale := list(self._stale(days))):
             self.summary.append((f"aivvm: recordings older than {days:g} days", _listed(stale)))
         return failed
 
-    def _orphans(self) -> Iterator[Path]:
-        for folder, paths in sorted(self._claims.items()):
+    def _orphans(self, config: pytest.Config) -> Iterator[tuple[Path, Path]]:
+        """Each with its folder. A folder outside of what was collected may be that of other tests, too."""
+        collected = [Path(os.path.realpath(config.invocation_params.dir / name)) for name in config.args]
+        if config.args_source is config.ArgsSource.TESTPATHS:  # all there is
+            collected.append(Path(os.path.realpath(config.rootpath)))
+        seen = set()
+        for folder in map(Path, sorted(self._folders)):
+            if not any([folder.is_relative_to(one) for one in collected]):
+                continue
             for path in sorted(folder.rglob("*.jsonl")):
-                if path not in paths and path.is_file() and not path.is_symlink() and _is_recording(path):
-                    yield path
+                if path in seen or path.is_symlink() or not path.is_file() or not _is_recording(path):
+                    continue
+                seen.add(path)
+                if os.path.realpath(path) not in self._claims:
+                    yield folder, path
 
     def _stale(self, days: float) -> Iterator[str]:
         now = datetime.now(timezone.utc).timestamp()
-        for path in sorted({path for paths in self._claims.values() for path in paths}):
-            with suppress(OSError, ValueError, TypeError, KeyError), path.open("rb") as file:
+        for path in sorted(self._claims):
+            with suppress(OSError, ValueError, TypeError, KeyError), open(path, "rb") as file:
                 recorded_at = json.loads(file.readline(65536))["recorded_at"]
                 age = (now - moment_of(recorded_at)) / _DAY
                 if age > days:
                     yield f"{path} ({recorded_at}, {age:.0f} days ago)"
+
+    # What failed
+
+    def told(self, item: pytest.Item, used: Mapping[str, Any], error: BaseException) -> list[tuple[str, str]]:
+        """Sections for the report of a failed test: what went over the wire, what was done to it, and how to see it again."""
+        case: Case | None = used.get("aivvm_case")
+        session: RecordingSession | None = used.get("aivvm_recording")
+        lines: list[str] = []
+        for fake in (used.get("fake_aivvm"), getattr(session, "fake", None), self.session_fake):
+            if fake is not None:
+                lines += timeline.of_calls(fake.calls)
+                lines += _missed(fake, error)
+        if session is not None and session.records:
+            lines += _recorded(session.path)
+        if case:
+            lines.append(f"every answer was changed: {case.id}")
+        if lines:
+            lines.append(f"again: {self.command(item)}")
+        return [("aivvm", "\n".join(lines))] if lines else []
+
+
+def _missed(fake: FakeAivvm, error: BaseException) -> Iterator[str]:
+    """What the code under test was told of a request, and may have swallowed."""
+    try:
+        fake.assert_all_played()
+    except UnplayedReplies:
+        return
+    except SetupFailure as failure:
+        if failure is not error:
+            yield printable(str(failure))
+
+
+def _recorded(path: str) -> Iterator[str]:
+    """What a recorder has written by now."""
+    with suppress(OSError, ValueError, SetupFailure), tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "recording.jsonl")
+        if os.path.exists(f"{path}.journal"):
+            shutil.copyfile(f"{path}.journal", f"{copy}.journal")
+            recover(copy)
+        else:
+            copy = path
+        recording = Recording.load(copy)
+        yield f"recorded in {path}: {timeline.count(len(recording), 'exchange')}"
+        yield from timeline.of_exchanges(recording)
+
+
+def _kept(arguments: Sequence[str]) -> Iterator[str]:
+    """Of the arguments of a run, those that say where pytest finds what."""
+    rest = iter(arguments)
+    for one in rest:
+        if one in _KEPT:
+            yield from [one, *[value for value in [next(rest, None)] if value is not None]]
+        elif one.startswith(tuple([f"{name}=" for name in _KEPT])) or re.match("-[co][^-]|--doctest", one):
+            yield one
+
+
+_KEPT = ("-c", "-o", "--config-file", "--confcutdir", "--import-mode", "--override-ini", "--rootdir")
+_REPEATED = ("rechunk", "fault", "record", "upstream", "recordings")
+
+
+def _is_named_by_us(orphan: tuple[Path, Path], config: pytest.Config) -> bool:
+    """Whether the file is where a module's recordings are, under a name that a test may have."""
+    names = orphan[1].relative_to(orphan[0]).parts
+    if len(names) != 2 or _UNSAFE.search("".join(names)):
+        return False
+    modules = config.getini("python_files")
+    return any([fnmatchcase(f"{names[0]}.py", str(one)) for one in modules])
 
 
 def _is_recording(path: Path) -> bool:
@@ -230,7 +431,7 @@ def _is_whole(config: pytest.Config) -> bool:
         config.getoption(name, None)
         for name in ("keyword", "markexpr", "lf", "failedfirst", "deselect", "ignore", "ignore_glob")
     ]
-    return not names and not any(chosen)
+    return not names and not any(chosen) and not config.getoption("collectonly", False)
 
 
 def _listed(lines: Sequence[str]) -> list[str]:
@@ -238,89 +439,104 @@ def _listed(lines: Sequence[str]) -> list[str]:
     return [*lines[:_SHOWN_FILES], *more]
 
 
-# What failed
-
-
-def told(nodeid: str, used: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
-    """Sections for the report of a failed test: what went over the wire, what was done to it, and how to see it again."""
-    case: Case = used["aivvm_case"]
-    session = used.get("aivvm_recording")
-    fakes = [used.get("fake_aivvm"), getattr(session, "fake", None)]
-    if "aivvm_session_fake" in used or "aivvm_session_server" in used:
-        fakes.append(run.session_fake)
-    lines = [line for fake in fakes if fake is not None for line in timeline.of_calls(fake.calls)]
-    if case:
-        lines.append(f"every answer was changed: {case.id}")
-    options = [
-        f"--aivvm-{name}={value}" for name in ("rechunk", "fault", "record") if (value := run.said.get(name))
-    ]
-    if lines:
-        lines.append(f"again: python -m pytest {shlex.join([nodeid, *options])}")
-    return [("aivvm", "\n".join(lines))] if lines else []
-
-
 class Watch:
-    """Looks at a property while hypothesis runs it: what fails last is what it has shrunk the failure to."""
+    """Looks at a property while hypothesis runs it: what fails last is what it has shrunk the failure to.
 
-    def __init__(self, item: pytest.Function, folder: str, run: Run) -> None:
+    `stops`: the exceptions with which a test stops, and does not fail.
+    """
+
+    def __init__(
+        self, item: pytest.Function, folder: str, run: Run, *, stops: Sequence[type[BaseException]]
+    ) -> None:
         self._item = item
         self._folder = Path(folder)
         self._run = run
         self._handle = item.obj.hypothesis
         self._inner: Callable[..., Any] = self._handle.inner_test
-        self._failing: dict[str, Any] = {}
+        self._failing: tuple[BaseException, dict[str, Any]] | None = None
+        passing: tuple[type[BaseException], ...] = (
+            KeyboardInterrupt,
+            SystemExit,
+            GeneratorExit,
+            SkipTest,
+            *stops,
+        )
 
         @functools.wraps(self._inner)
         def watched(*args: Any, **kwargs: Any) -> Any:
             try:
                 return self._inner(*args, **kwargs)
-            except Exception as error:
+            except passing:
+                raise
+            except BaseException as error:
                 if not type(error).__module__.startswith(
                     "hypothesis."
                 ):  # how it leaves an example is its own business
-                    self._failing = {**{str(n): one for n, one in enumerate(args)}, **kwargs}
+                    self._failing = error, {**{str(n): one for n, one in enumerate(args)}, **kwargs}
                 raise
 
         self._handle.inner_test = watched
 
-    def stop(self, failure: Sequence[Any] | None) -> None:
+    def stop(self) -> None:
         """The property is through; saves the streams of the failing example."""
         self._handle.inner_test = self._inner
-        if failure is None:
+        if self._failing is None:
             return
-        streams = {
-            name: reply for name, value in self._failing.items() if (reply := _stream(value)) is not None
-        }
-        for name, found in streams.items():
-            test = safe_name(self._item.nodeid.split("::", 1)[-1].replace("::", "."))
-            path = self._folder / f"{test}.{safe_name(name)}.jsonl"
-            why = one_line(f"{failure[0].__name__}: {failure[1]}", 200)
-            request = build_request(
-                "gpt-4", [{"role": "user", "content": self._item.name.encode("utf-8", "replace").decode()}]
+        error, values = self._failing
+        streams = {name: one for name, value in values.items() if (one := _stream(value)) is not None}
+        # Where there are others, an empty one is what hypothesis gives to an argument that does not matter.
+        found = {name: one for name, one in streams.items() if one != [Reply.of()]} or streams
+        for name, exchanges in found.items():
+            self._save(name, exchanges, f"{type(error).__name__}: {error}")
+        if not found:
+            self._run.saved.append(
+                f"nothing of {self._item.nodeid}: none of its arguments is a stream. What is drawn within data(), or "
+                "is part of something larger, is not seen: make an argument of it"
             )
-            note = f"The {name} that {self._item.nodeid} fails with: {why}".encode(
-                "utf-8", "replace"
-            ).decode()
-            recording = Recording([Exchange(request, found)], origin="written", note=note)
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                recording.save(path)
-            except (OSError, ValueError) as error:
-                self._run.saved.append(f"{path} could not be written: {error}")
-            else:
-                self._run.saved.append(
-                    f"{path}: aivvm_testing.Reply.load({str(path)!r}) is the {name} of {self._item.nodeid}"
-                )
+
+    def _save(self, name: str, exchanges: Sequence[Exchange | Reply], why: str) -> None:
+        nodeid = self._item.nodeid
+        request = build_request("gpt-4", [{"role": "user", "content": _text(self._item.name)}])
+        known = [one if isinstance(one, Exchange) else Exchange(request, one) for one in exchanges]
+        begins = _text(f"The {name} that {nodeid} fails with: ")
+        recording = Recording(known, origin="written", note=begins + _text(one_line(why, 200)))
+        stem = f"{safe_name(self._item.path.stem)}.{_test_name(self._item)}.{safe_name(name)}"
+        path = self._folder / f"{stem}.jsonl"
+        if path.exists() and not _notes(path).startswith(begins):
+            path = self._folder / f"{stem}-{_digits(nodeid)}.jsonl"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            recording.save(path)
+        except (OSError, ValueError) as error:
+            self._run.saved.append(f"{path} could not be written: {error}")
+        else:
+            load = "Reply" if len(recording) == 1 else "Recording"
+            self._run.saved.append(
+                f"{path}: aivvm_testing.{load}.load({str(path)!r}) is the {name} of {nodeid}"
+            )
 
 
-def _stream(value: object) -> Reply | None:
-    """What a value of `replies()`, `byte_streams()` or `recordings()` plays; None where it is no stream."""
+def _text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _notes(path: Path) -> str:
+    with suppress(OSError, ValueError, SetupFailure):
+        return Recording.load(path).note
+    return ""
+
+
+def _stream(value: object) -> Sequence[Exchange | Reply] | None:
+    """What a value of `replies()`, `byte_streams()` or `recordings()` holds; None where it is none of them."""
     if isinstance(value, Reply):
-        return value
+        return [value]
     if isinstance(value, Recording):
-        return value[0].reply if value else None
-    if isinstance(value, (list, tuple)) and value and all(isinstance(part, bytes) for part in value):
-        return Reply.of(*value)
+        return list(value)
+    # No chunks at all are a stream, too, as `byte_streams()` gives it: a tuple; an empty list may be anything.
+    if (isinstance(value, tuple) or (isinstance(value, list) and value)) and all(
+        [isinstance(part, bytes) for part in value]
+    ):
+        return [Reply.of(*value)]
     return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from aivvm.terminal import one_line, printable
 from aivvm_testing.call import Call
 from aivvm_testing.matching import describe
+from aivvm_testing.recording import Exchange
 from aivvm_testing.reply import Chunk, Reply
 
 _MOST_CALLS = 5
@@ -26,13 +27,21 @@ def of_calls(calls: Sequence[Call]) -> list[str]:
     return lines
 
 
+def of_exchanges(exchanges: Sequence[Exchange]) -> list[str]:
+    """The last exchanges of a recording."""
+    lines = []
+    for exchange in exchanges[-_MOST_CALLS:]:
+        lines += [describe(exchange.request), *[f"  {line}" for line in of_reply(exchange.reply)]]
+    return lines
+
+
 def of_call(call: Call) -> list[str]:
     """One call: the request, the answer as it was played, and what the client took of it."""
     lines = [describe(call.request)]
     if call.reply is None:
         return [*lines, "  no answer: nothing matched"]
     lines += [f"  {line}" for line in of_reply(call.reply, took=call.chunks_taken)]
-    came = f"  the client took {call.chunks_taken} of {_count(_full(call.reply), 'chunk')}"
+    came = f"  the client took {call.chunks_taken} of {count(_full(call.reply), 'chunk')}"
     lines.append(
         came + {"closed": ", and left", "open": ", and has not finished", "played": ""}.get(call.outcome, "")
     )
@@ -48,7 +57,7 @@ def of_reply(reply: Reply, *, took: int | None = None) -> list[str]:
     last = 0.0 if head is None else head.at
     rows = []
     for n, (chunk, told) in enumerate(zip(reply.chunks, _told(reply.chunks), strict=True)):
-        rows.append(f"{chunk.at:8.3f}  +{chunk.at - last:.3f}  {_count(len(chunk.data), 'byte'):>9}  {told}")
+        rows.append(f"{chunk.at:8.3f}  +{chunk.at - last:.3f}  {count(len(chunk.data), 'byte'):>9}  {told}")
         if took is not None and n + 1 == took < len(reply.chunks):
             rows[-1] += "   <- the last one taken"
         last = chunk.at
@@ -92,5 +101,6 @@ def _full(reply: Reply) -> int:
     return len([chunk for chunk in reply.chunks if chunk.data])
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def count(number: int, what: str) -> str:
+    """So many of these, as in `2 chunks`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -11,7 +11,8 @@ from textwrap import dedent
 import pytest
 import requests
 
-from aivvm_testing import FakeAivvm, Recording, use_recording
+from aivvm.payload import build_request
+from aivvm_testing import Exchange, FakeAivvm, Recording, Reply, use_recording
 from aivvm_testing.adversity import every_fault
 
 pytest_plugins = ["pytester"]
@@ -264,7 +265,7 @@ def test_an_option_goes_before_the_environment_and_that_before_marker_module_and
 
     def modes(*options):
         lines = suite.runpytest("-s", *options).stdout.lines
-        return [line.split(":")[-1].strip(" .") for line in lines if "marked:" in line or "plain:" in line]
+        return [line.split(":")[-1].strip(" .") for line in lines if re.search("(marked|plain): [a-z]", line)]
 
     ini = "-o", "aivvm_record=once"
     assert modes(*ini) == ["all", "once"]
@@ -285,6 +286,8 @@ def test_an_option_goes_before_the_environment_and_that_before_marker_module_and
         ("--aivvm-fault=html_page@3", "the fault 'html_page' happens at no chunk*"),
         ("--aivvm-orphans=eat", "orphans is one of report, fail, delete, ignore, but got 'eat'"),
         ("--aivvm-max-age=old", "max-age takes days, such as 90, but got 'old'"),
+        ("--aivvm-max-age=inf", "max-age takes days, such as 90, but got 'inf'"),
+        ("--aivvm-upstream=foo", "upstream is a url, such as https://chat.aivvm.com, but got 'foo'"),
     ],
 )
 def test_a_setting_that_cannot_work_ends_the_run_at_once(suite, option, error):
@@ -299,23 +302,34 @@ def test_names_of_files_are_safe_and_never_shared(suite, upstream):
         import pytest
         from client import ask
 
-        @pytest.mark.parametrize("said", ["a/b", "a:b", "../../up", "plain", "x" * 300, "имя"])
+        @pytest.mark.parametrize(
+            "said",
+            ["a/b", "a:b", "a::b", "a.b", "../../up", "plain", "x" * 300, "имя", "x-rechunk=1", "rechunk=1"],
+        )
         def test_it(aivvm_recording, aivvm_upstream, said):
             assert ask(aivvm_upstream, said) == said
 
         class TestOfAClass:
             def test_it(self, aivvm_recording, aivvm_upstream):
                 ask(aivvm_upstream)
+
+        def test_two(aivvm_recording, aivvm_upstream):
+            assert ask(aivvm_upstream, "two") == "two"
+
+        def test_Two(aivvm_recording, aivvm_upstream):
+            assert ask(aivvm_upstream, "Two") == "Two"
         """
     )
     record = "--aivvm-record=once", f"--aivvm-upstream={upstream.url}"
-    suite.runpytest(*record).assert_outcomes(passed=7)
-    suite.runpytest().assert_outcomes(passed=7)
+    suite.runpytest(*record).assert_outcomes(passed=13)
+    suite.runpytest("--aivvm-rechunk=all").assert_outcomes(passed=13 * 8)
+    suite.runpytest("test_mine.py::test_two").assert_outcomes(passed=1)
     files = [path for path in suite.path.rglob("*") if path.suffix == ".jsonl"]
-    assert len(files) == 7
+    assert len(files) == 13
     assert {path.parent for path in files} == {suite.path / "recordings" / "test_mine"}
     names = {path.stem for path in files}
     assert {"TestOfAClass.test_it"} < names
+    assert len({name.casefold() for name in names}) == 13
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,120}", name) for name in names)
 
 
@@ -349,6 +363,92 @@ def test_the_marker_takes_what_use_recording_takes(suite, upstream):
     result = suite.runpytest()
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*SetupFailure: aivvm_recording takes path, record_mode, *, but got mode"])
+
+
+def test_the_marker_alone_keeps_a_test_from_the_network(suite, upstream):
+    path = recorded(suite, upstream)
+    suite.makepyfile(
+        test_marked=f"""
+        import unittest
+        import pytest
+        from client import ask
+
+        @pytest.mark.aivvm_recording(path={str(path)!r})
+        def test_plain():
+            assert ask("http://127.0.0.1:9", "one two") == "one two"
+
+        @pytest.mark.parametrize("said", [pytest.param("other", marks=pytest.mark.aivvm_recording(path={str(path)!r}))])
+        def test_of_a_parameter(said):
+            ask("http://127.0.0.1:9", said)
+
+        @pytest.mark.aivvm_recording(path={str(path)!r})
+        class TestOfUnittest(unittest.TestCase):
+            def test_it(self):
+                assert ask("http://127.0.0.1:9", "one two") == "one two"
+
+        def test_later():
+            assert ask("http://127.0.0.1:9", "one two") == "one two"
+        """,
+        conftest=f"""
+        import pytest
+
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                if item.name.startswith("test_later"):
+                    item.add_marker(pytest.mark.aivvm_recording(path={str(path)!r}))
+        """,
+    )
+    result = suite.runpytest("test_marked.py")
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*UnmatchedRequest: no reply for POST *"])
+    result = suite.runpytest("test_marked.py", "--aivvm-rechunk=all", "-k", "plain or Unittest")
+    result.assert_outcomes(passed=8, skipped=1)
+
+
+def test_markers_of_module_class_and_function_are_one(suite, upstream):
+    recorded(suite, upstream)
+    suite.makepyfile(
+        test_marked="""
+        import pytest
+        from client import ask
+
+        pytestmark = pytest.mark.aivvm_recording("recordings/test_mine/test_asks.jsonl", on_unplayed="fail")
+
+        @pytest.mark.aivvm_recording(match_on=["path"])
+        class TestOfAClass:
+            @pytest.mark.aivvm_recording(on_unplayed="ignore")
+            def test_nothing(self, aivvm_recording):
+                pass
+
+            def test_other(self, aivvm_upstream):
+                assert ask(aivvm_upstream, "other") == "one two"
+        """
+    )
+    suite.runpytest("test_marked.py").assert_outcomes(passed=2)
+
+
+def test_a_recording_leaves_the_server_of_the_fake_alone(suite, upstream):
+    suite.makepyfile(
+        """
+        import pytest
+        from client import ask
+
+        def test_both(aivvm_recording, aivvm_upstream, aivvm_server, aivvm_session_server):
+            assert [ask(url) for url in (aivvm_upstream, aivvm_server.url, aivvm_session_server.url)] == ["Hello"] * 3
+
+        @pytest.mark.parametrize("asks", [True])
+        def test_nothing(aivvm_recording, asks):
+            pass
+        """
+    )
+    result = suite.runpytest("--aivvm-record=once", f"--aivvm-upstream={upstream.url}")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        ["=* aivvm: tests that recorded nothing*=", "*::test_nothing[[]True[]]: *.jsonl"]
+    )
+    (path,) = suite.path.rglob("test_both.jsonl")
+    assert [exchange.request.url for exchange in Recording.load(path)] == [f"{upstream.url}/api/chat"]
+    suite.runpytest().assert_outcomes(passed=2)
 
 
 def test_what_the_code_swallowed_and_what_it_did_not_ask_are_errors(suite, upstream):
@@ -527,9 +627,277 @@ def test_a_sweep_that_cannot_work_says_so(suite):
         @pytest.mark.aivvm_sweep(faults=["cutt"])
         def test_mistaken(fake_aivvm):
             pass
+        """,
+        test_twice="""
+        import pytest
+
+        @pytest.mark.aivvm_sweep(chunkings=[1])
+        @pytest.mark.aivvm_sweep(chunkings=[2])
+        def test_twice(fake_aivvm):
+            pass
+        """,
+        test_several="""
+        import pytest
+
+        @pytest.mark.aivvm_sweep(chunkings=[1, 2], faults=["stall"])
+        class TestOfAClass:
+            @pytest.mark.aivvm_sweep(faults=["cut"])
+            def test_it(self, fake_aivvm):
+                pass
+        """,
+    )
+    suite.runpytest("test_other.py", "test_twice.py").stdout.fnmatch_lines(
+        [
+            "*aivvm_sweep: no fault is called 'cutt'; *",
+            "*aivvm_sweep: two markers of the same test say chunkings: *",
+        ]
+    )
+    lines = suite.runpytest("test_several.py", "--collect-only", "-q").stdout.lines
+    assert [line.partition("[")[2] for line in lines if "::" in line] == ["rechunk=1-cut]", "rechunk=2-cut]"]
+
+
+def test_a_client_that_gives_up_after_a_fault_need_not_ask_for_the_rest(suite, upstream):
+    suite.makepyfile(
+        test_mine="""
+        import requests
+        from client import ask
+
+        def both(url):
+            try:
+                assert [ask(url, "one"), ask(url, "two")] == ["one", "two"]
+            except requests.RequestException:
+                pass
+
+        def test_recorded(aivvm_recording, aivvm_upstream):
+            both(aivvm_upstream)
+
+        def test_scripted(fake_aivvm, aivvm_server):
+            fake_aivvm.reply("one").reply("two")
+            both(aivvm_server.url)
+
+        def test_of_the_session(aivvm_session_fake, aivvm_session_server):
+            aivvm_session_fake.reply("one").reply("two")
+            both(aivvm_session_server.url)
+
+        def test_asks_the_wrong(fake_aivvm, aivvm_server):
+            fake_aivvm.on(contains="one").reply("one").reply("two")
+            both(aivvm_server.url)
+            ask(aivvm_server.url, "three")
         """
     )
-    suite.runpytest("test_other.py").stdout.fnmatch_lines(["*aivvm_sweep: no fault is called 'cutt'; *"])
+    tests = "-k", "not wrong"
+    suite.runpytest("--aivvm-record=once", f"--aivvm-upstream={upstream.url}", *tests).assert_outcomes(
+        passed=3
+    )
+    suite.runpytest("--aivvm-fault=cut", *tests).assert_outcomes(passed=3)
+    result = suite.runpytest("--aivvm-fault=cut", "-k", "wrong")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*UnmatchedRequest: no reply for *"])
+    result = suite.runpytest("--aivvm-fault=cut@7", *tests)
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "=* aivvm: cases that changed nothing =*",
+            "test_mine.py::test_recorded (cut@7): answers have 1 chunk",
+            "test_mine.py::test_scripted (cut@7): answers have 1 chunk",
+            "test_mine.py::test_of_the_session (cut@7): answers have 1 chunk",
+        ]
+    )
+
+
+def test_every_chunk_is_every_chunk_of_the_recording(suite):
+    path = suite.path / "long.jsonl"
+    long = Reply.of(*[b"x"] * 11)
+    Recording([Exchange(build_request("gpt-4", []), one) for one in (Reply.of("x"), long)]).save(path)
+    suite.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.aivvm_recording(path="long.jsonl")
+        def test_recorded():
+            pass
+
+        @pytest.mark.aivvm_recording(path="long.jsonl")
+        @pytest.mark.aivvm_sweep(faults=["cut@*"], chunks=2)
+        def test_few():
+            pass
+
+        def test_scripted(fake_aivvm):
+            pass
+        """
+    )
+    lines = suite.runpytest("--collect-only", "-q", "--aivvm-fault=cut@*").stdout.lines
+    ids = [line.partition("::")[2] for line in lines if "::" in line]
+    assert ids == [
+        f"{name}[cut@{n}]"
+        for name, count in (("test_recorded", 12), ("test_few", 2), ("test_scripted", 8))
+        for n in range(count)
+    ]
+
+
+UNREPEATED = """
+import unittest
+import pytest
+from client import ask
+
+def test_named_while_it_runs(request):
+    fake, server = request.getfixturevalue("fake_aivvm"), request.getfixturevalue("aivvm_server")
+    fake.reply("Привет")
+    assert ask(server.url) == "Привет"
+
+class OfUnittest(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def fakes(self, fake_aivvm, aivvm_server):
+        self.fake, self.url = fake_aivvm, aivvm_server.url
+
+    def test_it(self):
+        self.fake.reply("Привет")
+        assert ask(self.url) == "Привет"
+
+class InADocstring:
+    '''
+    >>> getfixture("fake_aivvm").reply("Hi") is not None
+    True
+    >>> ask(getfixture("aivvm_server").url)
+    'Hi'
+    '''
+"""
+
+
+def test_what_cannot_be_repeated_is_skipped_and_says_so(suite):
+    suite.makepyfile(UNREPEATED)
+    options = "--doctest-modules", "--import-mode=importlib", "-rs", "-o", "pythonpath=."
+    suite.runpytest(*options, "--aivvm-rechunk=2").assert_outcomes(passed=3)
+    result = suite.runpytest(*options, "--aivvm-rechunk=all", "--aivvm-fault=cut@*")
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(
+        ["SKIPPED *--aivvm-rechunk=all --aivvm-fault=cut@[*]: not run once for each*"]
+    )
+    result = suite.runpytest(*options, "--aivvm-fault=cut")
+    result.assert_outcomes(failed=3)
+    suite.makepyfile(
+        test_swept=UNREPEATED.replace(
+            "    def test_it", "    @pytest.mark.aivvm_sweep(faults=['cut'])\n    def test_it"
+        )
+    )
+    swept = suite.runpytest("test_swept.py", "-k", "OfUnittest")
+    swept.assert_outcomes(errors=1)
+    swept.stdout.fnmatch_lines(["*::OfUnittest::test_it: aivvm_sweep: not run once for each case, *"])
+    result.stdout.fnmatch_lines(
+        ["again: python -m pytest *::test_named_while_it_runs --doctest-modules --import-mode=importlib *"]
+    )
+
+
+def test_the_fake_of_a_session_is_broken_too(suite):
+    suite.makepyfile(
+        """
+        import pytest
+        from client import ask
+
+        @pytest.fixture(scope="session")
+        def url(aivvm_session_server):
+            return aivvm_session_server.url
+
+        def test_swallows(url, aivvm_session_fake):
+            aivvm_session_fake.reply("Hello")
+            assert ask(url) == "Hello"
+
+        @pytest.mark.aivvm_sweep(chunkings=[1, 2])
+        def test_swept(url, aivvm_session_fake):
+            assert ask(url) == "Hello"
+            sizes = [len(chunk.data) for chunk in aivvm_session_fake.calls[-1].reply.chunks]
+            assert max(sizes) in (1, 2)
+        """
+    )
+    suite.runpytest("--aivvm-rechunk=1").assert_outcomes(passed=3)
+    suite.runpytest("--aivvm-rechunk=all").assert_outcomes(passed=10)
+    result = suite.runpytest("--aivvm-fault=cut@*", "-k", "swallows")
+    result.assert_outcomes(failed=2, passed=6)
+    result.stdout.fnmatch_lines(
+        [
+            "*- aivvm -*",
+            "  the client took 1 of 1 chunk",
+            "every answer was changed: cut@1",
+            "again: *::test_swallows[[]cut@1[]]*--aivvm-fault=cut@[*]*",
+        ]
+    )
+
+
+def test_a_run_has_a_seed_of_its_own_that_it_tells(suite):
+    suite.makepyfile(
+        """
+        def test_it(fake_aivvm, aivvm_provider):
+            assert list(aivvm_provider.create_completion("gpt-4", [{"role": "user", "content": "Hi"}])) == []
+        """
+    )
+
+    def seeds(*options):
+        told = suite.runpytest("--aivvm-rechunk=random", *options).stdout.str()
+        (header,) = re.findall(r"^aivvm: every answer is changed: --aivvm-rechunk=random:(\d+)$", told, re.M)
+        assert set(re.findall(r"random:(\d+)", told)) == {header}
+        assert re.search(r"^again: .* --aivvm-rechunk=random:", told, re.M)
+        return header
+
+    assert len({seeds(), seeds(), seeds("-n", "1")}) > 1
+
+
+def test_an_option_switches_off_what_the_environment_says(suite, monkeypatch):
+    suite.makepyfile(
+        """
+        def test_it(fake_aivvm, aivvm_case):
+            assert not aivvm_case
+        """
+    )
+    monkeypatch.setenv("AIVVM_FAULT", "all")
+    for value in ("", "none"):
+        options = "-o", "aivvm_rechunk=all", f"--aivvm-fault={value}", f"--aivvm-rechunk={value}"
+        suite.runpytest(*options).assert_outcomes(passed=1)
+
+
+def test_a_failure_repeats_from_where_the_run_began(suite, monkeypatch, upstream):
+    folder = suite.mkdir("tests")
+    (folder / "test_there.py").write_text(
+        RECORDED
+        + dedent("""
+        def test_swallows(fake_aivvm, aivvm_server):
+            fake_aivvm.on(contains="other").reply("other", forever=True)
+            assert ask(aivvm_server.url).endswith("nothing of it")
+        """)
+    )
+    suite.makefile(".ini", other="[pytest]\npythonpath = .\n")
+    monkeypatch.chdir(folder)
+    options = (
+        "-c",
+        "../other.ini",
+        "--rootdir=..",
+        f"--aivvm-upstream={upstream.url}",
+        "--aivvm-recordings=there",
+    )
+    result = suite.runpytest(*options)
+    kept = f"-c ../other.ini --rootdir=.. --aivvm-upstream={upstream.url} --aivvm-recordings=there"
+    result.stdout.fnmatch_lines(
+        [
+            f"*python -m pytest test_there.py::test_asks {kept} --aivvm-record=once",
+            "  no answer: nothing matched",
+            "no reply for POST *",
+            "*on(contains='other')*",
+            f"again: python -m pytest test_there.py::test_swallows {kept}",
+        ]
+    )
+
+
+def test_what_a_failed_test_recorded_is_shown(suite, upstream):
+    suite.makepyfile(RECORDED.replace('== "one two"', '== "something else"'))
+    result = suite.runpytest("--aivvm-record=once", f"--aivvm-upstream={upstream.url}")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "recorded in *test_asks.jsonl: 1 exchange",
+            f"POST {upstream.url}/api/chat*",
+            "  *  200 OK",
+            "*'one*",
+        ]
+    )
 
 
 # What is left over
@@ -546,14 +914,55 @@ def orphaned(suite, upstream):
 
 def test_recordings_that_no_test_uses_are_listed_or_fail_the_run_or_go(suite, upstream):
     path, orphan, other = orphaned(suite, upstream)
+    by_hand = suite.mkdir("beside") / "recordings" / "test_by_hand" / "test_it.jsonl"
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_bytes(path.read_bytes())
+    (suite.path / "beside" / "test_beside.py").write_text("def test_it(fake_aivvm): pass")
     result = suite.runpytest()
     assert result.ret == 0
+    assert str(by_hand) not in result.stdout.str()
     result.stdout.fnmatch_lines(["=* aivvm: recordings that no test uses =*", str(orphan)])
     assert str(other) not in result.stdout.str()
     assert suite.runpytest("--aivvm-orphans=fail").ret == 1
     assert "no test uses" not in suite.runpytest("--aivvm-orphans=ignore").stdout.str()
     suite.runpytest("--aivvm-orphans=delete").stdout.fnmatch_lines(["*no test uses, deleted*", str(orphan)])
     assert (path.exists(), orphan.exists(), other.exists()) == (True, False, True)
+
+
+def test_a_recording_that_is_in_use_or_may_be_another_s_is_not_deleted(suite, upstream):
+    for name in ("one", "two"):
+        suite.mkdir(name).joinpath(f"test_{name}.py").write_text(
+            RECORDED
+            + dedent("""
+            import pytest
+
+            @pytest.mark.skip(reason="now")
+            def test_while_it_runs(request):
+                request.getfixturevalue("aivvm_recording")
+            """)
+        )
+    (suite.path / "conftest.py").write_text("def pytest_collection_modifyitems(items): items[:] = items[1:]")
+    record = "--import-mode=importlib", "-o", "pythonpath=.", "-o", "aivvm_recordings=../data"
+    suite.runpytest(*record, "-p", "no:cacheprovider", "-o", "aivvm_record=once", "one", "two", "--noconftest",
+        f"--aivvm-upstream={upstream.url}").assert_outcomes(passed=2, skipped=2)  # fmt: skip
+    used = sorted(suite.path.rglob("*.jsonl"))
+    assert [path.name for path in used] == ["test_asks.jsonl"] * 2
+    dynamic = used[0].with_name("test_while_it_runs.jsonl")
+    gone = used[0].parent.with_name("test_gone") / "test_it.jsonl"
+    gone.parent.mkdir()
+    written = [used[0].with_name("by hand.jsonl"), suite.path / "data" / "kept" / "mine.jsonl"]
+    written[1].parent.mkdir()
+    for path in (dynamic, gone, *written):
+        path.write_bytes(used[0].read_bytes())
+    for options in (["--collect-only"], ["one"]):
+        suite.runpytest(*record, "--aivvm-orphans=delete", *options)
+        assert gone.exists()
+    result = suite.runpytest(*record, "--aivvm-orphans=delete")
+    result.assert_outcomes(passed=1, skipped=2)
+    assert not gone.exists()
+    assert all(path.exists() for path in (*used, dynamic, *written))
+    lines = ["=* no test uses, deleted =*", str(gone), "=* no test uses =*", *sorted(map(str, written))]
+    result.stdout.fnmatch_lines(lines, consecutive=True)
 
 
 @pytest.mark.parametrize(
@@ -656,11 +1065,11 @@ def test_the_stream_that_a_property_fails_with_is_saved_as_small_as_it_can_be(su
     suite.makepyfile(test_mine=PROPERTY)
     result = suite.runpytest("--aivvm-save-failures=found")
     result.assert_outcomes(failed=1)
-    path = suite.path / "found" / "test_naive.reply.jsonl"
+    path = suite.path / "found" / "test_mine.test_naive.reply.jsonl"
     result.stdout.fnmatch_lines(
         [
             "=* aivvm: streams of failed properties =*",
-            "found*test_naive.reply.jsonl: aivvm_testing.Reply.load(*",
+            "found*test_*.test_naive.reply.jsonl: aivvm_testing.Reply.load(*",
         ]
     )
     recording = Recording.load(path)
@@ -675,10 +1084,70 @@ def test_the_stream_that_a_property_fails_with_is_saved_as_small_as_it_can_be(su
 
         def test_it_by_name():
             with pytest.raises(UnicodeDecodeError):
-                "".join(chunk.data.decode() for chunk in Reply.load("found/test_naive.reply.jsonl").chunks)
+                "".join(chunk.data.decode() for chunk in Reply.load("found/test_mine.test_naive.reply.jsonl").chunks)
         """
     )
     suite.runpytest("test_again.py").assert_outcomes(passed=1)
+
+
+def test_each_failure_is_saved_and_none_over_another(suite):
+    settings = (
+        "@settings(database=None, derandomize=True, phases=[Phase.generate, Phase.shrink], max_examples=30)"
+    )
+    suite.makepyfile(
+        test_mine=f"""
+        import unittest
+        import pytest
+        from hypothesis import Phase, given, settings, strategies as st
+        from aivvm_testing import strategies
+
+        BYTES = strategies.byte_streams()
+
+        {settings}
+        @given(stream=BYTES)
+        def test_is_never_empty(stream):
+            assert stream
+
+        {settings}
+        @given(stream=BYTES)
+        def test_says_that_it_fails(stream):
+            if b"".join(stream):
+                pytest.fail("there is something")
+
+        {settings}
+        @given(recording=strategies.recordings(min_size=2))
+        def test_of_several(recording):
+            assert len(recording) < 2
+
+        {settings}
+        @given(data=st.data())
+        def test_drawn(data):
+            assert not data.draw(BYTES)
+
+        class OfUnittest(unittest.TestCase):
+            {settings}
+            @given(stream=BYTES)
+            def test_it(self, stream):
+                assert not b"".join(stream)
+        """
+    )
+    suite.mkdir("found")
+    other = suite.path / "found" / "test_mine.test_is_never_empty.stream.jsonl"
+    Recording([], note="of somebody else").save(other)
+    result = suite.runpytest("--aivvm-save-failures=found")
+    result.assert_outcomes(failed=5)
+    assert Recording.load(other).note == "of somebody else"
+    saved = {path.name: Recording.load(path) for path in (suite.path / "found").iterdir() if path != other}
+    assert sorted(re.sub("-[0-9a-f]{8}", "-HASH", name) for name in saved) == [
+        "test_mine.OfUnittest.test_it.stream.jsonl",
+        "test_mine.test_is_never_empty.stream-HASH.jsonl",
+        "test_mine.test_of_several.recording.jsonl",
+        "test_mine.test_says_that_it_fails.stream.jsonl",
+    ]
+    assert {name.split(".")[1]: len(recording) for name, recording in saved.items()} == {
+        "OfUnittest": 1, "test_is_never_empty": 1, "test_of_several": 2, "test_says_that_it_fails": 1
+    }  # fmt: skip
+    result.stdout.fnmatch_lines(["nothing of test_mine.py::test_drawn: none of its arguments is a stream. *"])
 
 
 def test_a_property_that_holds_saves_nothing(suite):
@@ -698,7 +1167,7 @@ def test_what_workers_know_comes_home(suite, upstream):
     result.stdout.fnmatch_lines(
         [
             "=* aivvm: streams of failed properties =*",
-            "found*test_naive.reply.jsonl: aivvm_testing.Reply.load(*",
+            "found*test_*.test_naive.reply.jsonl: aivvm_testing.Reply.load(*",
             "=* aivvm: recordings that no test uses, deleted =*",
             str(orphan),
         ],
