@@ -246,7 +246,9 @@ class Run:
         if case.fault and not case.broke:
             chunks = max([count for count, _ in case.seen], default=None)
             why = (
-                "there was no answer" if chunks is None else f"answers have {timeline.count(chunks, 'chunk')}"
+                "no answer came through it"
+                if chunks is None
+                else f"answers have {timeline.count(chunks, 'chunk')}"
             )
             self._idle.append(f"{nodeid} ({case.id}): {why}")
 
@@ -302,10 +304,12 @@ class Run:
         if self.saved:
             self.summary.append(("aivvm: streams of failed properties", self.saved))
         if self._idle:
-            self.summary.append(("aivvm: cases that changed nothing", _listed(self._idle)))
+            self.summary.append(
+                ("aivvm: cases that changed nothing", _listed(sorted(self._idle, key=_naturally)))
+            )
         if self._empty:
             self.summary.append(
-                ("aivvm: tests that recorded nothing, as requests was not asked", self._empty)
+                ("aivvm: tests that recorded nothing, as requests was not asked", _listed(self._empty))
             )
         wanted = self.settings["orphans"] or "report"
         whole = exitstatus in (0, 1) and not self.partial and _is_whole(config)
@@ -432,6 +436,11 @@ def _is_whole(config: pytest.Config) -> bool:
         for name in ("keyword", "markexpr", "lf", "failedfirst", "deselect", "ignore", "ignore_glob")
     ]
     return not names and not any(chosen) and not config.getoption("collectonly", False)
+
+
+def _naturally(line: str) -> list[str]:
+    """For sorting: 2 goes before 10."""
+    return [part.rjust(9, "0") if part.isdecimal() else part for part in re.split(r"(\d+)", line)]
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

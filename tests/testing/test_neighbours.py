@@ -357,8 +357,7 @@ def test_what_fails_in_a_coroutine_is_told_as_elsewhere(project):
             "again: python -m pytest test_mine.py::test_fails",
         ]
     )
-    (path,) = (project.path / "found").glob("*test_property.stream.jsonl")
-    body = Recording.load(path)[0].reply.body
+    body = Recording.load(project.path / "found" / "test_mine.test_property.stream.jsonl")[0].reply.body
     assert body in {bytes([n]) for n in range(0x80, 0x100)}
 
 

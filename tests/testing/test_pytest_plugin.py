@@ -698,9 +698,9 @@ def test_a_client_that_gives_up_after_a_fault_need_not_ask_for_the_rest(suite, u
     result.stdout.fnmatch_lines(
         [
             "=* aivvm: cases that changed nothing =*",
+            "test_mine.py::test_of_the_session (cut@7): answers have 1 chunk",
             "test_mine.py::test_recorded (cut@7): answers have 1 chunk",
             "test_mine.py::test_scripted (cut@7): answers have 1 chunk",
-            "test_mine.py::test_of_the_session (cut@7): answers have 1 chunk",
         ]
     )
 
