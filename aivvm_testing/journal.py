@@ -82,7 +82,8 @@ class Journal:
         self._size = 0
         self._unheld: list[str] = []  # exchanges of which something is missing, and why
         self._finished = False
-        self._inherited = False
+        self.inherited = False
+        """Whether this is the copy that a forked process has: the journal is its parent's."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._header = encode(
             header_event(checked_origin(origin), checked_note(note), checked_moment(recorded_at) or now, None)
@@ -115,7 +116,7 @@ class Journal:
                 )
             self._count += 1
             n = self._count
-            if self._inherited:
+            if self.inherited:
                 self.failure = OSError(errno.EBADF, _INHERITED)
                 return n
             self._last[n] = 0.0
@@ -168,7 +169,7 @@ class Journal:
         with self._lock:
             if self._finished:
                 return
-            if self._inherited:
+            if self.inherited:
                 if self.failure is not None:
                     raise OSError(errno.EBADF, _INHERITED, self.path)
                 return
@@ -211,7 +212,7 @@ class Journal:
         self._lock = threading.RLock()  # another thread may have held it
         self._file.close()
         self._last.clear()
-        self._inherited = True
+        self.inherited = True
 
     def _moment(self, n: int, at: float) -> float | None:
         """`at` where it says something new; None where it is omitted, or would be a step back."""

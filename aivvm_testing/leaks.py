@@ -25,21 +25,11 @@ from typing import Any, NamedTuple
 
 from aivvm.terminal import one_line
 from aivvm.transport import Headers, Request
+from aivvm_testing.blanking import MOST, Members, Search, Searched, Secrets, Span, is_placeholder, span_of
 from aivvm_testing.errors import CorruptRecording
 from aivvm_testing.format import MAX_LINE
 from aivvm_testing.recording import BUFFER, Exchange, Recording
-from aivvm_testing.redaction import (
-    DEFAULT,
-    MOST,
-    Members,
-    Redaction,
-    Search,
-    Searched,
-    Secrets,
-    Span,
-    is_placeholder,
-    span_of,
-)
+from aivvm_testing.redaction import DEFAULT, Redaction
 from aivvm_testing.reply import Chunk, Ending, Head, Reply
 
 LONGEST_LEAK = 8 * 1024

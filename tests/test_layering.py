@@ -18,7 +18,8 @@ LAYERS = {
     ],
     "aivvm_testing": [
         ["errors", "clock", "sockets"],
-        ["reply", "redaction"],
+        ["reply", "blanking"],
+        ["redaction"],
         ["wire", "service", "call"],
         ["format"],
         ["recording", "faults"],

@@ -208,6 +208,37 @@ journal.finish()
     assert len(Recording.load(tmp_path / "f")) == 1
 
 
+def test_a_tap_that_is_closed_in_a_forked_child_leaves_the_journal_as_it_is(tmp_path: Path) -> None:
+    script = """
+import hashlib
+from aivvm.transport import Headers
+from aivvm_testing.record.tap import Tap
+
+def state():
+    return hashlib.sha256(open(path + ".tap.journal", "rb").read()).hexdigest()
+
+secret = "Zq8dk2Lw0xT5vBn7"
+tap = Tap(path + ".tap")
+entry = tap.begin(Request("GET", "http://x/login"))
+entry.head(200, "OK", Headers())
+entry.chunk(secret.encode())
+entry.end("complete")
+tap.begin(Request("GET", "http://x/", Headers([("Authorization", "Bearer " + secret)]))).end("cut")
+before = state()
+child = os.fork()
+if child == 0:
+    tap.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print(state() == before)
+tap.close()
+print(secret in open(path + ".tap").read())
+journal.finish()
+"""
+    done = ran(script, tmp_path / "f")
+    assert (done.stdout, done.stderr) == ("True\nFalse\n", "")
+
+
 def test_a_forked_child_can_record_into_a_file_of_its_own(tmp_path: Path) -> None:
     script = """
 child = os.fork()

@@ -18,18 +18,15 @@ from hypothesis import strategies as st
 from aivvm.errors import Interrupted
 from aivvm.payload import build_request
 from aivvm.transport import Headers, Request
+from aivvm_testing.blanking import LONGEST_MATCH, Members, Search, Secrets
 from aivvm_testing.errors import SecretsFound, SetupFailure
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.record.transport import RecordingTransport
 from aivvm_testing.recording import Recording
 from aivvm_testing.redaction import (
     DEFAULT,
-    LONGEST_MATCH,
     BlankedReply,
-    Members,
     Redaction,
-    Search,
-    Secrets,
     is_secret,
     redact_headers,
     redact_request,

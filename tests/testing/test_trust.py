@@ -45,11 +45,11 @@ from aivvm_testing import (
     use_recording,
     wait,
 )
+from aivvm_testing.blanking import Secrets
 from aivvm_testing.cli import main
 from aivvm_testing.errors import CorruptRecording
 from aivvm_testing.journal import Journal, recover
 from aivvm_testing.record.adapter import RecordingAdapter
-from aivvm_testing.redaction import Secrets
 from aivvm_testing.reply import Chunk, Ending, EndingKind, Head
 from aivvm_testing.strategies import replies
 from aivvm_testing.wire import body_framing
