@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote, quote_plus, unquote_plus
 
 from aivvm.transport import Headers, Request
-
-if TYPE_CHECKING:
-    from aivvm_testing.redaction import Redaction
 
 SHORTEST = 8
 LONGEST = 16 * 1024
@@ -258,6 +255,14 @@ class Piece(NamedTuple):
     name: bytes
 
 
+class Policy(Protocol):
+    """Tells which members of JSON are secrets, as `redaction.Redaction` does."""
+
+    def is_secret_member(self, name: bytes, *, throughout: bool = False) -> bool: ...
+
+    def are_harmless(self, names: Collection[bytes]) -> bool: ...
+
+
 class Members:
     """Where the string values of secret JSON members are in text that comes in pieces. Holds nothing back.
 
@@ -268,7 +273,7 @@ class Members:
     or a page, or where the text begins as JSON does. In other text, in which a model may speak of a key, nothing is found.
     """
 
-    def __init__(self, redaction: Redaction, content_type: str = "json") -> None:
+    def __init__(self, redaction: Policy, content_type: str = "json") -> None:
         self.idle = False
         """Nothing will be found any more, as this is no JSON."""
         self._redaction = redaction
