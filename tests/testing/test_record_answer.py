@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import time
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aivvm.transport import Headers
@@ -61,6 +62,7 @@ def head(*lines: str) -> AnswerHead:
 def test_what_a_reply_becomes_on_the_wire_comes_back_however_it_is_split(
     reply: Reply, data: st.DataObject
 ) -> None:
+    assume(not re.match(rb"0+[ \t]*(;[^\r\n\0]*)?\r?\n", reply.ending.data))  # which would end the body
     played = schedule(reply)
     stream = b"".join([sent for _, sent in played.steps])
     whole = parsed(stream)
