@@ -14,7 +14,7 @@ import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import BinaryIO, TypeAlias
 
@@ -80,6 +80,7 @@ class Journal:
         self._order: list[tuple[float, int]] = []
         self._runs: dict[int, _Run] = {}
         self._size = 0
+        self._waiting: list[bytes] | None = None  # lines that are to be written together
         self._unheld: list[str] = []  # exchanges of which something is missing, and why
         self._finished = False
         self.inherited = False
@@ -158,6 +159,22 @@ class Journal:
                 else:
                     self._break_off(n)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is told within is written at its end, at once, as it came at once; other threads wait."""
+        with self._lock:
+            waiting: list[bytes] = []
+            self._waiting = waiting
+            try:
+                yield
+            finally:
+                self._waiting = None
+                if waiting and self.failure is None and not self.inherited:
+                    try:
+                        self._write_all(b"".join(waiting))
+                    except Exception as error:
+                        self.failure = error
+
     def finish(self, before: Iterable[Exchange] = ()) -> None:
         """Replaces the file at `path` by the recording and removes the journal; once is enough, more is harmless.
 
@@ -212,6 +229,7 @@ class Journal:
         self._lock = threading.RLock()  # another thread may have held it
         self._file.close()
         self._last.clear()
+        self._waiting = None
         self.inherited = True
 
     def _moment(self, n: int, at: float) -> float | None:
@@ -249,10 +267,16 @@ class Journal:
     def _write(self, line: bytes, n: int = 0) -> None:
         begin = self._size
         self._size = end = begin + len(line)
-        while (written := self._file.write(line)) < len(line):  # a disk that is nearly full takes a part
-            line = line[written:]
+        if self._waiting is None:
+            self._write_all(line)
+        else:
+            self._waiting.append(line)
         if n:
             _add(self._runs, n, begin, end)
+
+    def _write_all(self, data: bytes) -> None:
+        while (written := self._file.write(data)) < len(data):  # a disk that is nearly full takes a part
+            data = data[written:]
 
 
 _INHERITED = "what a forked process does is not recorded by the recorder of its parent: record it into a file of its own"

@@ -29,7 +29,7 @@ from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock, Timer
 from aivvm_testing.errors import SetupFailure
 from aivvm_testing.record.account import Account
-from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerParser
+from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerEvent, AnswerParser
 from aivvm_testing.record.tap import Tap
 from aivvm_testing.redaction import DEFAULT, Redaction
 from aivvm_testing.reply import EndingKind
@@ -443,7 +443,15 @@ class _Attempt:
             if not data or len(self._malformed) > MAX_CHUNK:
                 self._end("cut", at=self._at)
             return
-        for event in self._answer.feed(data) if data else self._answer.finish():
+        events = self._answer.feed(data) if data else self._answer.finish()
+        if len(events) > 1:
+            with self._tap.together():
+                self._note(account, events, data)
+        else:
+            self._note(account, events, data)
+
+    def _note(self, account: Account, events: list[AnswerEvent], data: bytes) -> None:
+        for event in events:
             if not isinstance(event, AnswerEnd) or event.kind == "complete":
                 account.note(event, self._at)
                 self.over = account.kind is not None

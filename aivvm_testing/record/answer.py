@@ -120,6 +120,9 @@ class AnswerParser:
         events: list[AnswerEvent] = []
         if self._stage == "over":
             return events
+        if self._stage == "size" and len(self._buffer) < len(data):
+            data = self._whole_chunks(bytes(self._buffer) + data if self._buffer else data, events)
+            self._buffer.clear()
         self._buffer += data
         try:
             while self._buffer and self._read(events):
@@ -183,6 +186,19 @@ class AnswerParser:
             if self._stage == "length" and not self._left:
                 self._complete(events)
         return True
+
+    def _whole_chunks(self, data: bytes, events: list[AnswerEvent]) -> bytes:
+        """Takes the chunks from the data that are whole in it, as most are; what is left is for `_read_chunk`."""
+        at = 0
+        while line := _CHUNK_LINE.match(data, at):
+            begin = line.end()
+            size = int(line[1], 16)
+            end = begin + size
+            if not 0 < size <= self._max_chunk or begin - at > _MAX_LINE or data[end : end + 2] != b"\r\n":
+                break
+            events.append(AnswerChunk(data[begin:end]))
+            at = end + 2
+        return data[at:] if at else data
 
     def _read_chunk(self, events: list[AnswerEvent]) -> bool:
         buffer = self._buffer

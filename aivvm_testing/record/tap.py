@@ -55,6 +55,7 @@ class Tap:
         self.clock: Clock = SystemClock() if clock is None else clock
         self._redaction = redaction
         self._journal = Journal(path, note=note, recorded_at=recorded_at)
+        self.together = self._journal.together
         self._began = time.monotonic() - began
         self._begun = begun
         self._lock = threading.Lock()
@@ -204,7 +205,7 @@ class Entry:
     def _moment(self, at: float | None) -> float:
         if at is None:
             at = 0.0 if self.timer is None else self.timer.elapsed()
-        return round(at, 6)
+        return int(at * 1e6 + 0.5) / 1e6  # `round` takes four times as long
 
 
 # Not where an escape of JSON goes over into it.
