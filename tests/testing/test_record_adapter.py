@@ -774,7 +774,7 @@ def test_a_response_that_is_closed_early_is_recorded_as_closed(path: Path) -> No
 
 
 def test_a_response_that_is_never_read_is_recorded_as_closed(path: Path) -> None:
-    leaving(path, lambda response: response.close())
+    assert leaving(path, lambda response: response.close()).ending.kind == "closed"
 
 
 def test_a_response_that_is_dropped_is_recorded_as_closed(path: Path) -> None:
