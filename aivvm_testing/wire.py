@@ -649,7 +649,12 @@ def _closing(fields: Headers) -> Headers:
 
 def check_head(head: Head) -> None:
     """Raises `ValueError` for a head that no wire can carry: a broken line, a name that is no token, no latin-1."""
-    _head_bytes(head, head.headers)
+    _check_lines(head.status, head.reason, head.headers)
+
+
+@lru_cache(maxsize=16)  # mostly it is the head that came before, again
+def _check_lines(status: int, reason: str, headers: Headers) -> None:
+    _head_bytes(Head(status, reason), headers)
 
 
 def _head_bytes(head: Head, fields: Headers) -> bytes:

@@ -496,7 +496,7 @@ def test_redirects_are_exchanges_of_their_own_and_cookies_stay_out_of_the_file(p
 
 
 def test_retries_are_exchanges_of_their_own(path: Path) -> None:
-    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
+    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
     answers = [busy, b"", busy, HEAD + framed(b"at last") + END]
     inner = HTTPAdapter(max_retries=Retry(5, status_forcelist=[503], allowed_methods=None))
     adapter = RecordingAdapter(path, inner=inner)
