@@ -277,7 +277,7 @@ class Members:
         self.idle = False
         """Nothing will be found any more, as this is no JSON."""
         self._redaction = redaction
-        self._sure = bool(_HAS_MEMBERS.search(content_type))
+        self.expect(content_type)
         self._tail = b""  # what may become the name of a member
         self._inside = -1  # how many bytes of a secret value came
         self._escaped = False  # the next byte of it
@@ -287,6 +287,10 @@ class Members:
         self._named = True  # the next string there is a value
         self._skips = False  # within a name there
         self._first: bytes | None = b""  # the first name in it, as far as it came; None once that is known
+
+    def expect(self, content_type: str) -> None:
+        """The text will be of this type; before the first of it."""
+        self._sure = bool(content_type) and bool(_HAS_MEMBERS.search(content_type))
 
     @property
     def inside(self) -> bool:

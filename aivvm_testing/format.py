@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from math import inf
+from json.encoder import encode_basestring
+from math import inf, isfinite
 from typing import Any, BinaryIO, Literal, NoReturn, TypeAlias, cast, get_args
 from urllib.parse import urlsplit
 
@@ -40,19 +41,20 @@ Origin: TypeAlias = Literal["recorded", "written", "converted"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 
-# Writing: an event is a dict, and a line of the file
+# Writing: a line for each event. What tells an event from those of other exchanges, in a journal, is its `tag`.
 
 
-def header_event(origin: str, note: str, recorded_at: str | None, expected: object) -> dict[str, object]:
+def header_line(origin: str, note: str, recorded_at: str | None = None, expected: object = None) -> bytes:
     header: dict[str, object] = {"aivvm_recording": VERSION, "origin": origin, "note": note}
     if recorded_at is not None:
         header["recorded_at"] = recorded_at
     if expected is not None:
         header["expected"] = expected
-    return header
+    return _line(_ENCODER.encode(header)[1:-1])
 
 
-def events(request: Request, reply: Reply, started: float) -> Iterator[dict[str, object]]:
+def exchange_lines(request: Request, reply: Reply, started: float) -> Iterator[bytes]:
+    """Those of an exchange."""
     last = 0.0
 
     def moment(at: float) -> float | None:
@@ -62,12 +64,23 @@ def events(request: Request, reply: Reply, started: float) -> Iterator[dict[str,
         last = at
         return at
 
-    yield request_event(checked_request(request), started)
+    yield request_line(request, started)
     if reply.head is not None:
-        yield head_event(reply.head, moment(reply.head.at))
+        yield head_line(reply.head, moment(reply.head.at))
     for chunk in reply.chunks:
-        yield chunk_event(chunk.data, moment(chunk.at))
-    yield ending_event(reply.ending, moment(reply.ending.at))
+        yield chunk_line(chunk.data, moment(chunk.at))
+    yield ending_line(reply.ending, moment(reply.ending.at))
+
+
+def request_line(request: Request, started: float, tag: bytes = b"") -> bytes:
+    """Raises `ValueError` where none can hold it."""
+    method, url, headers, body = checked_request(request)
+    content = f", {_json_form(body) or _data(body)}" if body else ""
+    return _line(
+        f'"request": {{"method": {_quoted(method)}, "url": {_quoted(url)}, "headers": [{_pairs(headers)}]{content}}}, '
+        f'"started": {_seconds(started)}',
+        tag,
+    )
 
 
 def checked_request(request: Request) -> Request:
@@ -91,21 +104,13 @@ def _why(error: ValueError) -> str:
     return str(error)
 
 
-def request_event(request: Request, started: float) -> dict[str, object]:
-    body = {} if not request.body else _json_form(request.body) or _data(request.body)
-    return {
-        "request": {"method": request.method, "url": request.url, "headers": _pairs(request.headers), **body},
-        "started": float(started) + 0.0,  # the sum is never a negative zero
-    }
-
-
 Outline: TypeAlias = tuple[str, str, bytes]
 """Of a request: its method, its url, and its body as a file has it."""
 
 
 def outline(request: Request) -> Outline:
     """What `outline_of` finds in the line of this request."""
-    line = encode(request_event(Request(request.method, request.url, Headers(), request.body), 0.0))
+    line = request_line(request._replace(headers=Headers()), 0.0)
     return outline_of(line) or (request.method, request.url, line)
 
 
@@ -147,48 +152,63 @@ def request_of(one: Outline) -> Request:
     return Request(method, url, Headers(), data)
 
 
-def head_event(head: Head, at: float | None) -> dict[str, object]:
-    if type(head.status) is not int or not 200 <= head.status <= 999 or not isinstance(head.reason, str):
-        raise ValueError(
-            f"an answer has a status of 200 to 999 and a reason, but got {head.status!r} {head.reason!r}"
-        )
+def head_line(head: Head, at: float | None, tag: bytes = b"") -> bytes:
+    """Raises `ValueError` where no wire can carry it."""
+    known = head.status, head.reason, head.headers, head.decoded
+    reply = _replies.get(known) if type(head.status) is int else None  # a float may be equal
+    if reply is None:
+        reply = _reply(head)
+        if len(_replies) >= _MOST_REMEMBERED:
+            _replies.clear()
+        if len(reply) <= _MAX_REMEMBERED:
+            _replies[known] = reply
+    return _line(reply if at is None else f'{reply}, "at": {_seconds(at)}', tag)
+
+
+# A server repeats itself: until the next second its heads are mostly the same. Long ones are not worth their memory.
+_replies: dict[tuple[int, str, Headers, Headers], str] = {}
+_MAX_REMEMBERED = 2048
+_MOST_REMEMBERED = 64
+
+
+def _reply(head: Head) -> str:
+    status, reason, headers, decoded = head.status, head.reason, head.headers, head.decoded
+    if type(status) is not int or not 200 <= status <= 999 or not isinstance(reason, str):
+        raise ValueError(f"an answer has a status of 200 to 999 and a reason, but got {status!r} {reason!r}")
     check_head(head)
-    reply: dict[str, object] = {
-        "status": head.status,
-        "reason": head.reason,
-        "headers": _pairs(head.headers),
-    }
-    if head.decoded:
-        distinct = dict(head.decoded)
-        reply["decoded"] = distinct if len(distinct) == len(head.decoded) else _pairs(head.decoded)
-    return {"reply": reply} if at is None else {"reply": reply, "at": float(at)}
+    undone = ""
+    if decoded:
+        distinct = dict(decoded)
+        pairs = f"[{_pairs(decoded)}]" if len(distinct) < len(decoded) else _ENCODER.encode(distinct)
+        undone = f', "decoded": {pairs}'
+    return f'"reply": {{"status": {status}, "reason": {_quoted(reason)}, "headers": [{_pairs(headers)}]{undone}}}'
 
 
-def chunk_event(data: bytes, at: float | None) -> dict[str, object]:
-    return _data(data) if at is None else {"at": float(at), **_data(data)}
+def ending_line(ending: Ending, at: float | None, tag: bytes = b"") -> bytes:
+    moment = "" if at is None else f'"at": {_seconds(at)}, '
+    error = "" if ending.error is None else f', "error": {_quoted(ending.error)}'
+    data = f', "data": {{{_data(ending.data)}}}' if ending.data else ""
+    return _line(f'{moment}"end": {_quoted(ending.kind)}{error}{data}', tag)
 
 
-def ending_event(ending: Ending, at: float | None) -> dict[str, object]:
-    event: dict[str, object] = {"end": ending.kind} if at is None else {"at": float(at), "end": ending.kind}
-    if ending.error is not None:
-        event["error"] = ending.error
-    if ending.data:
-        event["data"] = _data(ending.data)
-    return event
+def _pairs(headers: Headers) -> str:
+    return ", ".join([f"[{_quoted(name)}, {_quoted(value)}]" for name, value in headers])
 
 
-def _pairs(headers: Headers) -> list[list[str]]:
-    return [[name, value] for name, value in headers]
+def _seconds(at: float) -> str:
+    if not isfinite(at):
+        raise ValueError(f"a moment is a number of seconds, but got {at!r}")
+    return repr(float(at) + 0.0)  # the sum is never a negative zero
 
 
-def _data(data: bytes) -> dict[str, object]:
+def _data(data: bytes) -> str:
     try:
-        return {"text": data.decode()}
+        return f'"text": {_quoted(data.decode())}'
     except UnicodeDecodeError:
-        return {"hex": data.hex()}
+        return f'"hex": "{data.hex()}"'
 
 
-def _json_form(body: bytes) -> dict[str, object] | None:
+def _json_form(body: bytes) -> str | None:
     """The body as JSON, where writing that JSON gives these very bytes again in every Python."""
     if not body.isascii():
         return None
@@ -198,9 +218,9 @@ def _json_form(body: bytes) -> dict[str, object] | None:
             return None
         text = body.decode()
         if _dump(value) == text:
-            return {"json": value}
+            return f'"json": {_ENCODER.encode(value)}'
         if _dump(value, compact=True) == text:
-            return {"json": value, "json_style": "compact"}
+            return f'"json": {_ENCODER.encode(value)}, "json_style": "compact"'
     except (ValueError, RecursionError):
         pass
     return None
@@ -239,6 +259,7 @@ def _nesting_exceeds(value: object, limit: int) -> bool:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_quoted = encode_basestring  # its own, of text
 
 # What disturbs terminals, editors and diffs, as UTF-8: DEL and the C1 controls, marks and overrides of direction,
 # line and paragraph separators, the byte order mark, and surrogates (which have no UTF-8 form of their own).
@@ -248,23 +269,23 @@ _DISTURBING = re.compile(
 _SPLIT_PAIR = re.compile(rb"\xed[\xa0-\xaf].\xed[\xb0-\xbf]", re.DOTALL)
 
 
-def encode(event: Mapping[str, object]) -> bytes:
-    text = _ENCODER.encode(event)
-    if (text.isascii() and "\x7f" not in text) or text.isprintable():  # quick, and true of most
-        line = text.encode()
+def _line(members: str, tag: bytes = b"") -> bytes:
+    if (members.isascii() and "\x7f" not in members) or members.isprintable():  # quick, and true of most
+        line = members.encode()
     else:
-        line = text.encode("utf-8", "surrogatepass")
+        line = members.encode("utf-8", "surrogatepass")
         if _SPLIT_PAIR.search(line):
             raise ValueError(
                 "text holds a surrogate pair as two characters, which JSON cannot tell from the one character that "
                 "they stand for: use that one"
             )
         line = _DISTURBING.sub(_escaped, line)
-    if len(line) >= MAX_LINE:
+    line = b"{%b%b}\n" % (tag, line)
+    if len(line) > MAX_LINE:
         raise ValueError(
-            f"one event takes {len(line)} bytes, and a line at most {MAX_LINE}: use smaller chunks"
+            f"one event takes {len(line) - 1} bytes, and a line at most {MAX_LINE}: use smaller chunks"
         )
-    return line + b"\n"
+    return line
 
 
 _SUSPECT = bytes({*range(32), *b"\x7f\xc2\xd8\xed"} - {*b"\n\r\t"})
@@ -274,26 +295,25 @@ _SUSPECT = bytes({*range(32), *b"\x7f\xc2\xd8\xed"} - {*b"\n\r\t"})
 _SHORT_ESCAPES = ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
 
 
-def chunk_line(n: int, data: bytes, at: float | None) -> bytes:
-    """The journal's line of a chunk: `encode` of its event, at half its cost for most text, as there are many."""
+def chunk_line(data: bytes, at: float | None, tag: bytes = b"") -> bytes:
+    """At half the cost of other events for most text, as there are many."""
+    moment = "" if at is None else f'"at": {_seconds(at)}, '
     if (
         len(data.translate(None, _SUSPECT)) != len(data)
         or len(data) > MAX_LINE // 2
         or (b"\xe2" in data and (b"\xe2\x80" in data or b"\xe2\x81" in data))
         or (b"\xef" in data and b"\xef\xbb\xbf" in data)
     ):
-        return encode({"x": n, **chunk_event(data, at)})
+        return _line(moment + _data(data), tag)
     if not data.isascii():
         try:
             data.decode()
         except UnicodeDecodeError:
-            return encode({"x": n, **chunk_event(data, at)})
+            return _line(moment + _data(data), tag)
     for plain, escaped in _SHORT_ESCAPES:
         if plain in data:
             data = data.replace(plain, escaped)
-    if at is None:
-        return b'{"x": %d, "text": "%b"}\n' % (n, data)
-    return b'{"x": %d, "at": %a, "text": "%b"}\n' % (n, float(at), data)
+    return b'{%b%b"text": "%b"}\n' % (tag, moment.encode(), data)
 
 
 def _escaped(match: re.Match[bytes]) -> bytes:

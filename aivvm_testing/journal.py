@@ -14,7 +14,7 @@ import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import BinaryIO, TypeAlias
 
@@ -33,15 +33,13 @@ from aivvm_testing.format import (
     checked_moment,
     checked_note,
     checked_origin,
-    checked_request,
     chunk_line,
-    encode,
-    ending_event,
-    events,
-    head_event,
-    header_event,
+    ending_line,
+    exchange_lines,
+    head_line,
+    header_line,
     line_size,
-    request_event,
+    request_line,
 )
 from aivvm_testing.recording import BUFFER, Exchange, check_replaceable, replacing, why_not
 from aivvm_testing.reply import Ending, Head
@@ -81,13 +79,15 @@ class Journal:
         self._runs: dict[int, _Run] = {}
         self._size = 0
         self._waiting: list[bytes] | None = None  # lines that are to be written together
+        self.together = _Together(self)
+        """What is told within it is written at its end, at once, as it came at once; other threads wait."""
         self._unheld: list[str] = []  # exchanges of which something is missing, and why
         self._finished = False
         self.inherited = False
         """Whether this is the copy that a forked process has: the journal is its parent's."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._header = encode(
-            header_event(checked_origin(origin), checked_note(note), checked_moment(recorded_at) or now, None)
+        self._header = header_line(
+            checked_origin(origin), checked_note(note), checked_moment(recorded_at) or now
         )
         try:
             check_replaceable(self.path)
@@ -121,7 +121,7 @@ class Journal:
                 self.failure = OSError(errno.EBADF, _INHERITED)
                 return n
             self._last[n] = 0.0
-            if self._event(n, _beginning, request, started):
+            if self._tell(n, request_line, request, started):
                 self._order.append((started, n))
             elif self.failure is None:
                 del self._last[n]
@@ -131,49 +131,23 @@ class Journal:
     def head(self, n: int, head: Head) -> None:
         """The head of exchange `n` is there."""
         with self._lock:
-            if n in self._last and not self._event(n, head_event, head, self._moment(n, head.at)):
+            if n in self._last and not self._tell(n, head_line, head, self._moment(n, head.at)):
                 self._break_off(n)
 
     def chunk(self, n: int, data: bytes, at: float) -> None:
         """A chunk of exchange `n` came."""
         with self._lock:
-            last = self._last.get(n)
-            if last is not None and self.failure is None:
-                new = at > last
-                if new:
-                    self._last[n] = at
-                try:
-                    line = chunk_line(n, data, at if new else None)
-                except Exception as error:
-                    self._unheld.append(_told(error))
-                    self._break_off(n)
-                else:
-                    self._put(n, line)
+            if n in self._last and not self._tell(n, chunk_line, data, self._moment(n, at)):
+                self._break_off(n)
 
     def end(self, n: int, ending: Ending) -> None:
         """Exchange `n` has ended. The first ending counts."""
         with self._lock:
             if n in self._last:
-                if self._event(n, ending_event, ending, self._moment(n, ending.at)):
+                if self._tell(n, ending_line, ending, self._moment(n, ending.at)):
                     del self._last[n]
                 else:
                     self._break_off(n)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is told within is written at its end, at once, as it came at once; other threads wait."""
-        with self._lock:
-            waiting: list[bytes] = []
-            self._waiting = waiting
-            try:
-                yield
-            finally:
-                self._waiting = None
-                if waiting and self.failure is None and not self.inherited:
-                    try:
-                        self._write_all(b"".join(waiting))
-                    except Exception as error:
-                        self.failure = error
 
     def finish(self, before: Iterable[Exchange] = ()) -> None:
         """Replaces the file at `path` by the recording and removes the journal; once is enough, more is harmless.
@@ -206,7 +180,7 @@ class Journal:
                 with open(self.journal_path, "rb", BUFFER) as journal, replacing(self.path) as file:
                     file.write(self._header)
                     for one in before:
-                        file.writelines(map(encode, events(one.request, one.reply, one.started)))
+                        file.writelines(exchange_lines(one.request, one.reply, one.started))
                     if os.fstat(journal.fileno()).st_size != self._size:
                         _found(journal, self._runs)  # tells the line, where a line is wrong
                         raise CorruptRecording(self.journal_path, 0, _NOT_OURS)
@@ -239,30 +213,27 @@ class Journal:
             return at
         return None
 
-    def _event(self, n: int, make: Callable[..., dict[str, object]], *args: object) -> bool:
-        """Writes it down; false where that cannot be, and why is noted."""
+    def _tell(self, n: int, make: Callable[..., bytes], *args: object) -> bool:
+        """Writes the line down that `make` gives; false where there is none, and why is noted."""
         if self.failure is not None:
             return True
         try:
-            line = encode({"x": n, **make(*args)})
+            line = make(*args, b'"x": %d, ' % n)
         except Exception as error:
             self._unheld.append(_told(error))
             return False
-        self._put(n, line)
+        try:
+            self._write(line, n)
+        except Exception as error:
+            self.failure = error
         return True
 
     def _break_off(self, n: int) -> None:
         """Ends an exchange with what no line can hold, which was noted last."""
         why = self._unheld[-1]
         self._unheld[-1] = f"exchange {n} breaks off in it: {why}"
-        self._event(n, ending_event, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
+        self._tell(n, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
         del self._last[n]
-
-    def _put(self, n: int, line: bytes) -> None:
-        try:
-            self._write(line, n)
-        except Exception as error:
-            self.failure = error
 
     def _write(self, line: bytes, n: int = 0) -> None:
         begin = self._size
@@ -279,6 +250,37 @@ class Journal:
             data = data[written:]
 
 
+class _Together:
+    """`Journal.together`. What is entered again within itself is no end."""
+
+    __slots__ = ("_depth", "_journal", "_lock")
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        journal = self._journal
+        lock = journal._lock
+        lock.acquire()
+        self._lock = lock  # which a fork within this replaces
+        self._depth += 1
+        if self._depth == 1:
+            journal._waiting = []
+
+    def __exit__(self, *exc_info: object) -> None:
+        journal = self._journal
+        self._depth -= 1
+        if not self._depth:
+            waiting, journal._waiting = journal._waiting, None
+            if waiting and journal.failure is None:
+                try:
+                    journal._write_all(b"".join(waiting))
+                except Exception as error:
+                    journal.failure = error
+        self._lock.release()
+
+
 _INHERITED = "what a forked process does is not recorded by the recorder of its parent: record it into a file of its own"
 _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
@@ -291,10 +293,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _beginning(request: Request, started: float) -> dict[str, object]:
-    return request_event(checked_request(request), started)
 
 
 def _named(request: Request) -> str:
@@ -342,7 +340,7 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
             raise FileExistsError(errno.EEXIST, why, out)
         header = next(_lines(journal), b"")
         if not header.endswith(b"\n") and header.startswith(_HEADER[: len(header)]):  # stopped within it
-            header = encode(header_event("recorded", "", None, None))
+            header = header_line("recorded", "")
         Reader(name, io.BytesIO(header)).header()
         order = _begun(journal)
         runs, unfinished = _found(journal, order)
@@ -351,7 +349,7 @@ def recover(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None 
             for n in order:
                 file.writelines(_untagged(journal, n, runs[n]))
                 if n in unfinished:
-                    file.write(encode(ending_event(Ending("unfinished"), None)))
+                    file.write(ending_line(Ending("unfinished"), None))
             file.flush()
             _check_sound(name, file.name, order)
     os.unlink(name)

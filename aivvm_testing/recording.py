@@ -31,9 +31,8 @@ from aivvm_testing.format import (
     checked_moment,
     checked_note,
     checked_origin,
-    encode,
-    events,
-    header_event,
+    exchange_lines,
+    header_line,
     line_size,
     outline,
     outline_of,
@@ -222,10 +221,9 @@ class Recording(Sequence[Exchange]):
         is then as it was. Nothing is redacted here.
         """
         with replacing(os.fspath(path)) as file:
-            file.write(encode(header_event(self._origin, self._note, self._recorded_at, self.expected)))
+            file.write(header_line(self._origin, self._note, self._recorded_at, self.expected))
             for exchange in self._exchanges:
-                for event in events(exchange.request, exchange.reply, exchange.started):
-                    file.write(encode(event))
+                file.writelines(exchange_lines(exchange.request, exchange.reply, exchange.started))
 
 
 def _later(exchange: Exchange, seconds: float) -> Exchange:

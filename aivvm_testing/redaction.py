@@ -194,6 +194,7 @@ class Redaction:
     _known: dict[str, bool] = field(init=False, repr=False, compare=False)
     _harmless: set[bytes] = field(init=False, repr=False, compare=False)
     _plain_fields: set[tuple[str, str]] = field(init=False, repr=False, compare=False)
+    _plain_heads: set[tuple[str, Headers]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def become(name: str, value: object) -> None:
@@ -207,6 +208,7 @@ class Redaction:
         become("_known", {})
         become("_harmless", set())
         become("_plain_fields", set())
+        become("_plain_heads", set())
         for name in self.keep:
             if not self.is_secret(name) or _plain(name) in map(_plain, self.names):
                 near = get_close_matches(_plain(name), self._names, 1)
@@ -312,6 +314,12 @@ class Redaction:
                     self._plain_fields.add((name, value))  # every message of a session has the same
             blanked.append(pair)
         return Headers(blanked)
+
+    def _remember_plain(self, reason: str, headers: Headers) -> None:
+        if len(reason) + sum([len(name) + len(value) for name, value in headers]) <= _MAX_HEAD_REMEMBERED:
+            if len(self._plain_heads) >= _MOST_HEADS_REMEMBERED:
+                self._plain_heads.clear()
+            self._plain_heads.add((reason, headers))
 
     # Where they are: spans of characters or bytes
 
@@ -437,6 +445,8 @@ class Redaction:
 
 
 _MAX_REMEMBERED = 200
+_MAX_HEAD_REMEMBERED = 2048
+_MOST_HEADS_REMEMBERED = 64
 """Characters of the value of a header field, up to which it is known again."""
 
 
@@ -465,21 +475,27 @@ class BlankedReply:
     def head(self, reason: str, headers: Headers) -> tuple[str, Headers]:
         """The head came: its reason and header fields without the secrets; those are looked for in what follows."""
         self._headed = True
-        self._members = Members(self._redaction, headers.get("content-type", ""))
-        found: list[str] = []
-        headers = self._redaction._blanked_headers(headers, found)
+        self._members.expect(headers.get("content-type", ""))
         is_text = isinstance(reason, str)  # else the journal refuses it, without hurting the reader
+        policy = self._redaction
+        may_be_plain = is_text and not self._secrets and policy.edit_headers is None
+        if may_be_plain and (reason, headers) in policy._plain_heads:
+            return reason, headers
+        found: list[str] = []
+        blanked = policy._blanked_headers(headers, found)
         if is_text:
-            reason = _blanked(reason, self._redaction.text_secrets(reason), found)
+            reason = _blanked(reason, policy.text_secrets(reason), found)
         if found:
             self._secrets = self._secrets.and_also(found)
+        elif may_be_plain:
+            policy._remember_plain(reason, headers)
         if self._secrets:
-            headers = self._secrets.blank_headers(headers)
+            blanked = self._secrets.blank_headers(blanked)
             if is_text:
                 reason = self._secrets.blank_text(reason)
-        if self._redaction.edit_headers is not None:
-            headers = _checked_headers("edit_headers", self._redaction.edit_headers(headers))
-        return reason, headers
+        if policy.edit_headers is not None:
+            blanked = _checked_headers("edit_headers", policy.edit_headers(blanked))
+        return reason, blanked
 
     def chunk(self, data: bytes, at: float) -> None:
         """A chunk came."""

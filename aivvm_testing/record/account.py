@@ -66,13 +66,15 @@ class Account:
         if self._answer.until_close:
             # Only its connection says where it ends. A replay is to know, as a reply that does not say so is chunked.
             head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
-        self._held = head, self._timer.elapsed() if at is None else at
-        coding = ", ".join(head.headers.get_all("content-encoding"))
-        if coding and coding.strip(" \t,").lower() not in ("", "identity"):
-            with suppress(ValueError):
-                self._decoding = Decoding(coding)
-                return
-        self._release(decoded=False)
+        at = self._timer.elapsed() if at is None else at
+        if head.headers.get("content-encoding") is not None:
+            coding = ", ".join(head.headers.get_all("content-encoding"))
+            if coding.strip(" \t,").lower() not in ("", "identity"):
+                with suppress(ValueError):
+                    self._decoding = Decoding(coding)
+                    self._held = head, at
+                    return
+        self._entry.head(head.status, head.reason, head.headers, at=at, decoded=False)
 
     def _release(self, *, decoded: bool) -> None:
         assert self._held is not None

@@ -196,17 +196,16 @@ class TappedPool(_Pool):
     __slots__ = ()
     _own: HTTPConnectionPool
     _tap: Tap
-    _meant: tuple[Any, ...]
+    _asked: _Asked
 
     def urlopen(self, *args: Any, **options: Any) -> Any:
-        given = dict(zip(_URLOPEN, args, strict=False)) | options
-        self._meant = tuple([given.get(name) for name in _URLOPEN])
+        self._asked = args, options
         return super().urlopen(*args, **options)
 
     def _prepare_proxy(self, conn: Any) -> None:
         """Builds the tunnel, which is no exchange; but without one, the request comes no further."""
         with self._tap.clock.exchange() as timer:
-            attempt = _Attempt(self._tap, timer, self, self._meant)
+            attempt = _Attempt(self._tap, timer, self, self._asked)
             try:
                 super()._prepare_proxy(conn)
             except BaseException as error:
@@ -216,7 +215,7 @@ class TappedPool(_Pool):
 
     def _make_request(self, conn: Any, *args: Any, **options: Any) -> Any:
         with self._tap.clock.exchange() as timer:
-            attempt = _Attempt(self._tap, timer, self, self._meant)
+            attempt = _Attempt(self._tap, timer, self, self._asked)
             try:
                 with _Tapping(conn, attempt):
                     response = super()._make_request(conn, *args, **options)
@@ -229,6 +228,9 @@ class TappedPool(_Pool):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
 
+
+_Asked: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
+"""What `urlopen` was called with."""
 
 _URLOPEN = ("method", "url", "body", "headers")  # its first parameters
 
@@ -326,7 +328,7 @@ class _Stream(io.RawIOBase):
         self._own = own
         self._attempt = attempt
         self._sock = getattr(own, "_sock", None)  # which others look for here; any name would cost each read
-        attempt.read = True
+        attempt.awaits()
 
     def readable(self) -> bool:
         return True
@@ -377,24 +379,22 @@ class _Attempt:
     None of its methods raises. For one thread at a time, but for `left`.
     """
 
-    def __init__(self, tap: Tap, timer: Timer, pool: Any, meant: tuple[Any, ...]) -> None:
+    def __init__(self, tap: Tap, timer: Timer, pool: Any, asked: _Asked) -> None:
+        # Before the request is out there is no time for more.
         self.connecting: Literal["directly", "tunnel"] | None = None
         self.over = False
-        self.read = False  # whether anybody reads the answer where it can be seen
         self._tap = tap
         self._timer = timer
-        self._at = 0.0  # when the last bytes came
-        self._account: Account | None = None
-        host = f"[{pool.host}]" if ":" in pool.host else pool.host
-        self._scheme: str = pool.scheme
-        self._authority = host if pool.port in (None, _PORTS.get(self._scheme)) else f"{host}:{pool.port}"
-        self._meant = meant
-        self._requests = RequestParser(scheme=self._scheme, authority=self._authority)
+        self._pool = pool
+        self._asked = asked
+        self._sent: list[bytes] = []  # and not looked at yet
+        self._requests: RequestParser | None = None
         self._refusal: str | None = None
-        self._method: str = meant[0]
-        self._answer = AnswerParser(self._method)
-        self._malformed: bytearray | None = None  # what came since then, as a reader may be able to read it
         self._sending = True
+        self._read = False  # whether anybody reads the answer where it can be seen
+        self._account: Account | None = None
+        self._at = 0.0  # when the last bytes came
+        self._malformed: bytearray | None = None  # what came since then, as a reader may be able to read it
 
     # The request
 
@@ -402,8 +402,24 @@ class _Attempt:
     def sent(self, data: Any) -> None:
         """These bytes were sent, or some of them."""
         if self._account is None:
+            self._sent.append(bytes(data))
+            if len(self._sent) > _UNSEEN:
+                self._look()
+
+    @_harmless
+    def awaits(self) -> None:
+        """Somebody is about to wait for the answer: while the peer works, there is time to write down the request."""
+        self._read = True
+        self._look()
+
+    def _look(self) -> None:
+        """Finds the request in what was sent."""
+        if self._requests is None:
+            self._requests = RequestParser(scheme=self._pool.scheme, authority=self._authority)
+        sent, self._sent = self._sent, []
+        for data in sent:
             for event in self._requests.feed(data):
-                if isinstance(event, Incoming):
+                if isinstance(event, Incoming) and self._account is None:
                     self._begin(event.request)
                 elif isinstance(event, Refusal):
                     self._refusal = event.why
@@ -411,13 +427,18 @@ class _Attempt:
     def _begin(self, request: Request) -> Account:
         if request.headers.get("proxy-authorization") is not None:
             request = request._replace(headers=request.headers.without("proxy-authorization"))
+        self._answer = AnswerParser(self._meant("method"))
         self._account = Account(self._tap.begin(request, self._timer), self._timer, self._answer)
         return self._account
 
-    def _begin_unsent(self) -> Account:
-        """The request that was to be sent, where not all of it was, as far as it is known."""
-        method, target, body, fields = self._meant
-        url = f"{self._scheme}://{self._authority}{target}" if target.startswith("/") else target
+    def _begun(self) -> Account:
+        """The account of the request that was sent; or that was to be sent, where not all of it was, as far as it is known."""
+        if self._sent:
+            self._look()
+        if self._account is not None:
+            return self._account
+        method, target, body, fields = map(self._meant, _URLOPEN)
+        url = f"{self._pool.scheme}://{self._authority}{target}" if target.startswith("/") else target
         headers = [(_text(name), _text(value)) for name, value in (fields or {}).items()]
         if not any(name.lower() == "host" for name, _ in headers):
             headers.insert(0, ("Host", urlsplit(url).netloc))
@@ -431,12 +452,24 @@ class _Attempt:
             )
         return self._begin(Request(method, url, Headers(headers), known))
 
+    def _meant(self, name: str) -> Any:
+        """What `urlopen` was given as its parameter of this name."""
+        args, options = self._asked
+        at = _URLOPEN.index(name)
+        return args[at] if at < len(args) else options.get(name)
+
+    @property
+    def _authority(self) -> str:
+        pool = self._pool
+        host = f"[{pool.host}]" if ":" in pool.host else pool.host
+        return host if pool.port in (None, _PORTS.get(pool.scheme)) else f"{host}:{pool.port}"
+
     # Its answer
 
     @_harmless
     def came(self, data: bytes) -> None:
         """These bytes came; none are the end of the connection."""
-        account = self._account or self._begin_unsent()
+        account = self._account or self._begun()
         self._at = self._timer.elapsed()
         if self._malformed is not None:
             self._malformed += data
@@ -445,7 +478,7 @@ class _Attempt:
             return
         events = self._answer.feed(data) if data else self._answer.finish()
         if len(events) > 1:
-            with self._tap.together():
+            with self._tap.together:
                 self._note(account, events, data)
         else:
             self._note(account, events, data)
@@ -471,16 +504,16 @@ class _Attempt:
     def failed(self, error: BaseException) -> None:
         """There is no answer, but this."""
         self._sending = False
-        handshake = self.connecting == "directly" and self._scheme == "https"
+        handshake = self.connecting == "directly" and self._pool.scheme == "https"
         self._end(*_ending_of(error, self._has_head, connecting=bool(self.connecting), handshake=handshake))
 
     @_harmless
     def answered(self) -> None:
         """The caller has the head of the answer."""
         self._sending = False
-        if not self.read:
+        if not self._read:
             raise SetupFailure(
-                f"the answer to a {self._method} to {self._authority} is not recorded: it is not read as http.client "
+                f"the answer to a {self._meant('method')} to {self._authority} is not recorded: it is not read as http.client "
                 "reads answers"
             )
 
@@ -504,7 +537,7 @@ class _Attempt:
     ) -> None:
         if self.over:
             return
-        account = self._account or self._begin_unsent()
+        account = self._account or self._begun()
         self.over = True
         if self._malformed is not None:
             account.end("cut" if kind == "closed" else kind, error, bytes(self._malformed), at=at)
@@ -513,6 +546,9 @@ class _Attempt:
 
 
 _PORTS = {"http": 80, "https": 443}
+
+_UNSEEN = 8
+"""Pieces of a request that wait to be looked at: most have a head and a body, and long ones should not be held twice."""
 
 
 def _text(value: Any) -> str:

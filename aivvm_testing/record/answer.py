@@ -12,7 +12,6 @@ memory are bounded, by a head or trailers of 64 KiB and a chunk of 16 MiB: a lon
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from aivvm.transport import Headers
@@ -120,6 +119,8 @@ class AnswerParser:
         events: list[AnswerEvent] = []
         if self._stage == "over":
             return events
+        if self._stage == "head" and not self._buffer:
+            data = self._remembered_head(data, events)
         if self._stage == "size" and len(self._buffer) < len(data):
             data = self._whole_chunks(bytes(self._buffer) + data if self._buffer else data, events)
             self._buffer.clear()
@@ -174,18 +175,34 @@ class AnswerParser:
             return False
         size = found.end()
         data = bytes(buffer[:size])
-        known = (_remembered if size <= _MAX_REMEMBERED else _known)(data, self._method)
+        known = _known(data, self._method)
+        if size <= _MAX_REMEMBERED:
+            if len(_heads) >= _MOST_REMEMBERED:
+                _heads.clear()
+            _heads[self._method, data] = known
         del buffer[:size]
-        self.head_size += size
         self._seen = 0
         self._line_checked = False
+        self._take_head(known, size, events)
+        return True
+
+    def _remembered_head(self, data: bytes, events: list[AnswerEvent]) -> bytes:
+        """Takes the head that the data begins with, where it came before and has a body; what is left is for others."""
+        size = data.find(b"\r\n\r\n", 0, min(self._max_head, _MAX_REMEMBERED)) + 4
+        known = _heads.get((self._method, data[:size]))
+        if known is None or (known.stage == "length" and not known.left):
+            return data
+        self._take_head(known, size, events)
+        return data[size:]
+
+    def _take_head(self, known: _Known, size: int, events: list[AnswerEvent]) -> None:
+        self.head_size += size
         if known.head.status >= 200:
             events.append(known.head)
             self._stage, self._left = known.stage, known.left
             self._keeps, self.until_close = known.keeps, known.until_close
             if self._stage == "length" and not self._left:
                 self._complete(events)
-        return True
 
     def _whole_chunks(self, data: bytes, events: list[AnswerEvent]) -> bytes:
         """Takes the chunks from the data that are whole in it, as most are; what is left is for `_read_chunk`."""
@@ -306,7 +323,8 @@ def _known(data: bytes, method: str) -> _Known:
 
 # A server repeats itself: until the next second its heads are mostly the same. Long ones are not worth their memory.
 _MAX_REMEMBERED = 2048
-_remembered = lru_cache(maxsize=64)(_known)
+_MOST_REMEMBERED = 64
+_heads: dict[tuple[str, bytes], _Known] = {}
 
 
 def _parse_head(data: bytes) -> AnswerHead:

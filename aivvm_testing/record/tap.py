@@ -183,11 +183,10 @@ class Entry:
         except Exception as error:  # of a user's function
             self._failed(error)
             reason, headers = "", Headers()
+        undone = Headers()
         if decoded:
-            head = recorded_head(status, reason, headers, self._moment(at))
-        else:
-            head = Head(status, reason, headers, self._moment(at))
-        self._journal.head(self._n, head)
+            headers, undone = _without_coding(Headers(headers))
+        self._journal.head(self._n, Head(status, reason, headers, self._moment(at), undone))
 
     def chunk(self, data: bytes, *, at: float | None = None) -> None:
         """A chunk came, or did `at` so many seconds."""
@@ -233,15 +232,11 @@ def _blank_lines(journal: str, values: Sequence[bytes]) -> None:
             file.write(placeholder(length).encode())
 
 
-def recorded_head(status: int, reason: str, headers: Iterable[tuple[str, str]], at: float) -> Head:
-    """A head as a recording keeps it: without the fields of a content-coding that was undone.
-
-    Those, content-encoding and content-length, are its `decoded`.
-    """
-    kept = Headers(headers)
-    coding = kept.get("content-encoding", "")
+def _without_coding(headers: Headers) -> tuple[Headers, Headers]:
+    """The fields as a recording keeps them where a content-coding was undone, and those that described it."""
+    coding = headers.get("content-encoding", "")
     if not coding or coding.strip().lower() == "identity":
-        return Head(status, reason, kept, at)
+        return headers, Headers()
     described = ("content-encoding", "content-length")
-    undone = Headers(pair for pair in kept if pair[0].lower() in described)
-    return Head(status, reason, kept.without(*described), at, undone)
+    undone = Headers(pair for pair in headers if pair[0].lower() in described)
+    return headers.without(*described), undone

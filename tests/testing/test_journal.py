@@ -172,17 +172,17 @@ def test_what_came_at_once_is_written_at_once_and_before_anybody_goes_on(tmp_pat
     journal = Journal(tmp_path / "f")
     n = journal.begin(GET, 0.0)
     before = os.path.getsize(journal.journal_path)
-    with journal.together():
+    with journal.together:
         journal.head(n, Head())
         journal.chunk(n, b"whole", 0.0)
         assert os.path.getsize(journal.journal_path) == before
     lines = Path(journal.journal_path).read_bytes()[before:].splitlines()
     assert [b"reply" in lines[0], b"whole" in lines[1], len(lines)] == [True, True, 2]
 
-    @journal.together()
     def broken() -> float:
-        journal.end(n, Ending())
-        return 1 / 0
+        with journal.together, journal.together:
+            journal.end(n, Ending())
+            return 1 / 0
 
     with pytest.raises(ZeroDivisionError):
         broken()

@@ -8,7 +8,7 @@ from aivvm.payload import build_request
 from aivvm.transport import Headers, Request
 from aivvm_testing import FakeAivvm, Recording, Reply
 from aivvm_testing.errors import CorruptRecording, UnmatchedRequest, UnplayedReplies
-from aivvm_testing.format import encode, outline, outline_of, request_event, request_of
+from aivvm_testing.format import outline, outline_of, request_line, request_of
 from aivvm_testing.matching import Matcher
 from aivvm_testing.playback import Playback
 from aivvm_testing.recording import LAZY_FROM, Exchange
@@ -52,7 +52,7 @@ FIELDS = st.lists(st.tuples(TOKENS, st.text(st.characters(max_codepoint=255), ma
 @given(method=TOKENS, path=TOKENS, headers=FIELDS, body=BODIES, started=st.floats(0, 1e6))
 def test_an_outline_is_found_in_any_line_that_is_written_here(method, path, headers, body, started):
     request = Request(method, f"http://any.invalid/{path}", headers, body)
-    line = encode(request_event(request, started))
+    line = request_line(request, started)
     found = outline_of(b"before" + line + line, len(b"before")) or outline(request)
     assert found == outline(request)
     if "\\" not in method + path and '"' not in method + path:
@@ -63,7 +63,7 @@ def test_an_outline_is_found_in_any_line_that_is_written_here(method, path, head
 @pytest.mark.parametrize("value", ['"]], "json": {"a": 1}', "]]", '"', "\\", '"]]', '}, "started": 0.0}'])
 def test_no_header_is_taken_for_a_body(value):
     request = post({"b": 2}, headers=[("x", value), ("y", "1")])
-    found = outline_of(encode(request_event(request, 0.0)))
+    found = outline_of(request_line(request, 0.0))
     assert found is not None
     if found == outline(request):
         assert request_of(found).body == request.body

@@ -660,15 +660,60 @@ CORRUPT: dict[str, tuple[bytes, int, str]] = {
 }
 
 
+def written(event: dict[str, object], tag: bytes) -> bytes:
+    """The line that the format's page tells of: JSON, and escapes for what disturbs a terminal."""
+    text = json.dumps(event, ensure_ascii=False)
+    disturbing = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    text = re.sub(disturbing, lambda match: f"\\u{ord(match[0]):04x}", text)
+    return b"{" + tag + text[1:].encode() + b"\n"
+
+
+TAGS = st.sampled_from([b"", b'"x": 7, '])
+MOMENTS = st.none() | st.floats(0, 1e9)
+
+
+def said(data: bytes) -> dict[str, object]:
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"hex": data.hex()}
+
+
 @given(
-    st.integers(1, 99),
     st.one_of(strategies.malformed_utf8(), strategies.well_formed_text().map(str.encode), st.binary()),
-    st.none() | st.floats(0, 1e9),
+    MOMENTS,
+    TAGS,
 )
-@example(1, "\x7f\x85\u2028\ufeff".encode(), None)
-@example(1, b'"\\\n\r\t\\n', 0.5)
-def test_the_quick_way_to_write_a_chunk_gives_the_same_line(n: int, data: bytes, at: float | None) -> None:
-    assert module.chunk_line(n, data, at) == module.encode({"x": n, **module.chunk_event(data, at)})
+@example("\x7f\x85\u2028\ufeff".encode(), None, b"")
+@example(b'"\\\n\r\t\\n', 0.5, b"")
+def test_the_quick_way_to_write_a_chunk_gives_json(data: bytes, at: float | None, tag: bytes) -> None:
+    moment = {} if at is None else {"at": at}
+    assert module.chunk_line(data, at, tag) == written({**moment, **said(data)}, tag)
+
+
+@given(recordings(), MOMENTS, TAGS)
+def test_every_event_is_written_as_json(recording: Recording, at: float | None, tag: bytes) -> None:
+    moment = {} if at is None else {"at": at}
+    for exchange in recording:
+        request, reply, started = exchange.request, exchange.reply, exchange.started
+        line = module.request_line(request, started, tag)
+        event = json.loads(b"{" + line.removeprefix(b"{" + tag))
+        assert line == written(event, tag)
+        assert event["request"]["headers"] == list(map(list, request.headers))
+        if (head := reply.head) is not None:
+            one = {"status": head.status, "reason": head.reason, "headers": list(map(list, head.headers))}
+            if head.decoded:
+                fields = dict(head.decoded)
+                alone = len(fields) == len(head.decoded)
+                one["decoded"] = fields if alone else list(map(list, head.decoded))
+            assert module.head_line(head, at, tag) == written({"reply": one, **moment}, tag)
+        ending = reply.ending
+        end: dict[str, object] = {**moment, "end": ending.kind}
+        if ending.error is not None:
+            end["error"] = ending.error
+        if ending.data:
+            end["data"] = said(ending.data)
+        assert module.ending_line(ending, at, tag) == written(end, tag)
 
 
 class TestLongFiles:
