@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote, quote_plus, unquote_plus
 
@@ -53,6 +54,13 @@ _LONGEST_SCHEMA_NAME = max(map(len, _SCHEMA_NAMES))
 _QUOTE = ord('"')
 
 _HAS_MEMBERS = re.compile(r"json|script|event-stream|html", re.IGNORECASE)
+
+
+@lru_cache(maxsize=64)  # a service has few
+def _has_members(content_type: str) -> bool:
+    return bool(_HAS_MEMBERS.search(content_type))
+
+
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
 
 
@@ -273,24 +281,26 @@ class Members:
     or a page, or where the text begins as JSON does. In other text, in which a model may speak of a key, nothing is found.
     """
 
+    idle = False
+    """Nothing will be found any more, as this is no JSON."""
+
+    _tail = b""  # what may become the name of a member
+    _inside = -1  # how many bytes of a secret value came
+    _escaped = False  # the next byte of it
+    _name = b""
+    _throughout = False  # of the list or object of secrets: with the objects in it
+    _named = True  # the next string there is a value
+    _skips = False  # within a name there
+    _first: bytes | None = b""  # the first name in it, as far as it came; None once that is known
+
     def __init__(self, redaction: Policy, content_type: str = "json") -> None:
-        self.idle = False
-        """Nothing will be found any more, as this is no JSON."""
         self._redaction = redaction
-        self.expect(content_type)
-        self._tail = b""  # what may become the name of a member
-        self._inside = -1  # how many bytes of a secret value came
-        self._escaped = False  # the next byte of it
-        self._name = b""
         self._around: list[bytes] = []  # the brackets of the list or object of secrets
-        self._throughout = False  # with the objects in it
-        self._named = True  # the next string there is a value
-        self._skips = False  # within a name there
-        self._first: bytes | None = b""  # the first name in it, as far as it came; None once that is known
+        self.expect(content_type)
 
     def expect(self, content_type: str) -> None:
         """The text will be of this type; before the first of it."""
-        self._sure = bool(content_type) and bool(_HAS_MEMBERS.search(content_type))
+        self._sure = _has_members(content_type)
 
     @property
     def inside(self) -> bool:

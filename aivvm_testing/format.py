@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
+from functools import lru_cache
 from json.encoder import encode_basestring
 from math import inf, isfinite
 from typing import Any, BinaryIO, Literal, NoReturn, TypeAlias, cast, get_args
@@ -87,12 +88,17 @@ def checked_request(request: Request) -> Request:
     """The request. Raises `ValueError` where no request line can hold its method, or nobody can take its url apart."""
     if _NO_METHOD.search(request.method):
         raise ValueError(f"a method holds no control characters, but got {_shown(request.method)}")
-    try:
-        request.url.encode()
-        _ = urlsplit(request.url).port
-    except ValueError as error:
-        raise ValueError(f"{_shown(request.url)} is no url: {_why(error)}") from error
+    _check_url(request.url)
     return request
+
+
+@lru_cache(maxsize=64)  # mostly it is one that was asked before
+def _check_url(url: str) -> None:
+    try:
+        url.encode()
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ValueError(f"{_shown(url)} is no url: {_why(error)}") from error
 
 
 _NO_METHOD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -295,11 +301,16 @@ _SUSPECT = bytes({*range(32), *b"\x7f\xc2\xd8\xed"} - {*b"\n\r\t"})
 _SHORT_ESCAPES = ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
 
 
+_LONG = 512
+"""Bytes, from which on it is quicker to look for what needs an escape than to write it character by character."""
+
+
 def chunk_line(data: bytes, at: float | None, tag: bytes = b"") -> bytes:
-    """At half the cost of other events for most text, as there are many."""
+    """At half the cost of other events for most long text, as there is much of it."""
     moment = "" if at is None else f'"at": {_seconds(at)}, '
     if (
-        len(data.translate(None, _SUSPECT)) != len(data)
+        len(data) < _LONG
+        or len(data.translate(None, _SUSPECT)) != len(data)
         or len(data) > MAX_LINE // 2
         or (b"\xe2" in data and (b"\xe2\x80" in data or b"\xe2\x81" in data))
         or (b"\xef" in data and b"\xef\xbb\xbf" in data)

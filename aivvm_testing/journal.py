@@ -99,6 +99,7 @@ class Journal:
             raise _cannot_record(error, self.path) from error
         try:
             self._write(self._header)
+            self._size = len(self._header)
         except OSError as error:
             self._file.close()
             os.unlink(self.journal_path)
@@ -137,7 +138,13 @@ class Journal:
     def chunk(self, n: int, data: bytes, at: float) -> None:
         """A chunk of exchange `n` came."""
         with self._lock:
-            if n in self._last and not self._tell(n, chunk_line, data, self._moment(n, at)):
+            last = self._last.get(n)
+            if last is None:
+                return
+            new = at > last
+            if new:
+                self._last[n] = at
+            if not self._tell(n, chunk_line, data, at if new else None):
                 self._break_off(n)
 
     def end(self, n: int, ending: Ending) -> None:
@@ -223,9 +230,14 @@ class Journal:
             self._unheld.append(_told(error))
             return False
         try:
-            self._write(line, n)
+            if self._waiting is None:
+                self._write(line)
+            else:
+                self._waiting.append(line)
         except Exception as error:
             self.failure = error
+        begin, self._size = self._size, self._size + len(line)
+        _add(self._runs, n, begin, self._size)
         return True
 
     def _break_off(self, n: int) -> None:
@@ -235,17 +247,7 @@ class Journal:
         self._tell(n, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
         del self._last[n]
 
-    def _write(self, line: bytes, n: int = 0) -> None:
-        begin = self._size
-        self._size = end = begin + len(line)
-        if self._waiting is None:
-            self._write_all(line)
-        else:
-            self._waiting.append(line)
-        if n:
-            _add(self._runs, n, begin, end)
-
-    def _write_all(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         while (written := self._file.write(data)) < len(data):  # a disk that is nearly full takes a part
             data = data[written:]
 
@@ -275,7 +277,7 @@ class _Together:
             waiting, journal._waiting = journal._waiting, None
             if waiting and journal.failure is None:
                 try:
-                    journal._write_all(b"".join(waiting))
+                    journal._write(b"".join(waiting))
                 except Exception as error:
                     journal.failure = error
         self._lock.release()

@@ -313,7 +313,7 @@ class Redaction:
                 elif len(value) <= _MAX_REMEMBERED and len(self._plain_fields) < 1000:
                     self._plain_fields.add((name, value))  # every message of a session has the same
             blanked.append(pair)
-        return Headers(blanked)
+        return Headers(blanked) if found or not isinstance(headers, Headers) else headers
 
     def _remember_plain(self, reason: str, headers: Headers) -> None:
         if len(reason) + sum([len(name) + len(value) for name, value in headers]) <= _MAX_HEAD_REMEMBERED:

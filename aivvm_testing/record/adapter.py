@@ -182,7 +182,7 @@ def tapped_pool(own: Any, tap: Tap) -> Any:
     if not isinstance(own, urllib3.HTTPConnectionPool) or isinstance(own, TappedPool):
         return own
     try:
-        pool: TappedPool = _sharing(TappedPool, own)
+        pool: TappedPool = _sharing(TappedPool if own.proxy is None else _PoolOfProxy, own)
     except TypeError as error:
         tap.failed(error)
         return own
@@ -196,26 +196,10 @@ class TappedPool(_Pool):
     __slots__ = ()
     _own: HTTPConnectionPool
     _tap: Tap
-    _asked: _Asked
-
-    def urlopen(self, *args: Any, **options: Any) -> Any:
-        self._asked = args, options
-        return super().urlopen(*args, **options)
-
-    def _prepare_proxy(self, conn: Any) -> None:
-        """Builds the tunnel, which is no exchange; but without one, the request comes no further."""
-        with self._tap.clock.exchange() as timer:
-            attempt = _Attempt(self._tap, timer, self, self._asked)
-            try:
-                super()._prepare_proxy(conn)
-            except BaseException as error:
-                attempt.connecting = "tunnel"
-                attempt.failed(error)
-                raise
 
     def _make_request(self, conn: Any, *args: Any, **options: Any) -> Any:
         with self._tap.clock.exchange() as timer:
-            attempt = _Attempt(self._tap, timer, self, self._asked)
+            attempt = _Attempt(self._tap, timer, self, args, options)
             try:
                 with _Tapping(conn, attempt):
                     response = super()._make_request(conn, *args, **options)
@@ -229,10 +213,36 @@ class TappedPool(_Pool):
         return getattr(self._own, name)
 
 
-_Asked: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
-"""What `urlopen` was called with."""
+class _PoolOfProxy(TappedPool):
+    """One whose connections go through a proxy."""
 
-_URLOPEN = ("method", "url", "body", "headers")  # its first parameters
+    __slots__ = ()
+    _own: HTTPConnectionPool
+    _tap: Tap
+    _asked: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def urlopen(self, *args: Any, **options: Any) -> Any:
+        self._asked = args, options
+        return super().urlopen(*args, **options)
+
+    def _prepare_proxy(self, conn: Any) -> None:
+        """Builds the tunnel, which is no exchange; but without one, the request comes no further."""
+        with self._tap.clock.exchange() as timer:
+            attempt = _Attempt(self._tap, timer, self, *self._asked)
+            try:
+                super()._prepare_proxy(conn)
+            except BaseException as error:
+                attempt.connecting = "tunnel"
+                attempt.failed(error)
+                raise
+
+
+_ASKED = (
+    "method",
+    "url",
+    "body",
+    "headers",
+)  # the first parameters of `urlopen`, and of `_make_request` after `conn`
 
 
 def _sharing(kind: type, own: Any) -> Any:
@@ -293,10 +303,11 @@ class _Tapping:
 class _Socket:
     """A connected socket, TLS and all, that tells what passes."""
 
-    __slots__ = ("_attempt", "own")
+    __slots__ = ("_attempt", "own", "settimeout")
 
     def __init__(self, own: Any, attempt: _Attempt) -> None:
         self.own = own
+        self.settimeout = own.settimeout  # which is asked for most
         self._attempt = attempt
 
     def sendall(self, data: Any, *flags: int) -> None:
@@ -379,22 +390,25 @@ class _Attempt:
     None of its methods raises. For one thread at a time, but for `left`.
     """
 
-    def __init__(self, tap: Tap, timer: Timer, pool: Any, asked: _Asked) -> None:
+    connecting: Literal["directly", "tunnel"] | None = None
+    over = False
+    _requests: RequestParser | None = None
+    _refusal: str | None = None
+    _sending = True
+    _read = False  # whether anybody reads the answer where it can be seen
+    _account: Account | None = None
+    _at = 0.0  # when the last bytes came
+    _malformed: bytearray | None = None  # what came since then, as a reader may be able to read it
+
+    def __init__(
+        self, tap: Tap, timer: Timer, pool: Any, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
         # Before the request is out there is no time for more.
-        self.connecting: Literal["directly", "tunnel"] | None = None
-        self.over = False
         self._tap = tap
         self._timer = timer
         self._pool = pool
-        self._asked = asked
+        self._asked = args, options
         self._sent: list[bytes] = []  # and not looked at yet
-        self._requests: RequestParser | None = None
-        self._refusal: str | None = None
-        self._sending = True
-        self._read = False  # whether anybody reads the answer where it can be seen
-        self._account: Account | None = None
-        self._at = 0.0  # when the last bytes came
-        self._malformed: bytearray | None = None  # what came since then, as a reader may be able to read it
 
     # The request
 
@@ -425,7 +439,7 @@ class _Attempt:
                     self._refusal = event.why
 
     def _begin(self, request: Request) -> Account:
-        if request.headers.get("proxy-authorization") is not None:
+        if self._pool.proxy is not None:
             request = request._replace(headers=request.headers.without("proxy-authorization"))
         self._answer = AnswerParser(self._meant("method"))
         self._account = Account(self._tap.begin(request, self._timer), self._timer, self._answer)
@@ -437,7 +451,7 @@ class _Attempt:
             self._look()
         if self._account is not None:
             return self._account
-        method, target, body, fields = map(self._meant, _URLOPEN)
+        method, target, body, fields = map(self._meant, _ASKED)
         url = f"{self._pool.scheme}://{self._authority}{target}" if target.startswith("/") else target
         headers = [(_text(name), _text(value)) for name, value in (fields or {}).items()]
         if not any(name.lower() == "host" for name, _ in headers):
@@ -453,9 +467,9 @@ class _Attempt:
         return self._begin(Request(method, url, Headers(headers), known))
 
     def _meant(self, name: str) -> Any:
-        """What `urlopen` was given as its parameter of this name."""
+        """What was asked for, as the parameter of this name."""
         args, options = self._asked
-        at = _URLOPEN.index(name)
+        at = _ASKED.index(name)
         return args[at] if at < len(args) else options.get(name)
 
     @property

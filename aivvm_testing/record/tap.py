@@ -25,6 +25,8 @@ from aivvm_testing.recording import Exchange
 from aivvm_testing.redaction import DEFAULT, BlankedReply, Redaction
 from aivvm_testing.reply import Ending, EndingKind, Head
 
+_NO_FIELDS = Headers()
+
 _MOST_VALUES = 20
 """Secrets of one session that are looked for in the answers and requests before and after: each costs a search of all."""
 
@@ -183,7 +185,7 @@ class Entry:
         except Exception as error:  # of a user's function
             self._failed(error)
             reason, headers = "", Headers()
-        undone = Headers()
+        undone = _NO_FIELDS
         if decoded:
             headers, undone = _without_coding(Headers(headers))
         self._journal.head(self._n, Head(status, reason, headers, self._moment(at), undone))
@@ -236,7 +238,7 @@ def _without_coding(headers: Headers) -> tuple[Headers, Headers]:
     """The fields as a recording keeps them where a content-coding was undone, and those that described it."""
     coding = headers.get("content-encoding", "")
     if not coding or coding.strip().lower() == "identity":
-        return headers, Headers()
+        return headers, _NO_FIELDS
     described = ("content-encoding", "content-length")
     undone = Headers(pair for pair in headers if pair[0].lower() in described)
     return headers.without(*described), undone
