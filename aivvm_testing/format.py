@@ -218,13 +218,14 @@ def _json_form(body: bytes) -> str | None:
     """The body as JSON, where writing that JSON gives these very bytes again in every Python."""
     if not body.isascii():
         return None
+    text = body.decode()
     try:
-        value = _PORTABLE.decode(body.decode())
-        if _nesting_exceeds(value, _MAX_NESTING):
+        value = _PORTABLE.decode(text)
+        if text.count("[") + text.count("{") > _MAX_NESTING and _nesting_exceeds(value, _MAX_NESTING):
             return None
-        text = body.decode()
         if _dump(value) == text:
-            return f'"json": {_ENCODER.encode(value)}'
+            # Where nothing was escaped but what must be, a line has it as it is.
+            return '"json": ' + (_ENCODER.encode(value) if "\\u" in text else text)
         if _dump(value, compact=True) == text:
             return f'"json": {_ENCODER.encode(value)}, "json_style": "compact"'
     except (ValueError, RecursionError):
@@ -307,7 +308,7 @@ _LONG = 512
 
 def chunk_line(data: bytes, at: float | None, tag: bytes = b"") -> bytes:
     """At half the cost of other events for most long text, as there is much of it."""
-    moment = "" if at is None else f'"at": {_seconds(at)}, '
+    moment = "" if at is None else f'"at": {float(at)!r}, '
     if (
         len(data) < _LONG
         or len(data.translate(None, _SUSPECT)) != len(data)

@@ -230,10 +230,10 @@ class Journal:
             self._unheld.append(_told(error))
             return False
         try:
-            if self._waiting is None:
-                self._write(line)
-            else:
+            if self._waiting is not None:
                 self._waiting.append(line)
+            elif (written := self._file.write(line)) < len(line):
+                self._write(line[written:])
         except Exception as error:
             self.failure = error
         begin, self._size = self._size, self._size + len(line)

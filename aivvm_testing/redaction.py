@@ -144,6 +144,7 @@ _END_OF_FIELDS = b"\r\n\r\n"
 _FORM_NAME = re.compile(rb"[;\s]name=\"?([^\";]*)", re.IGNORECASE)
 
 # Of a request: numbers, and JSON that is in a string of JSON.
+_BEFORE_NUMBER = re.compile(rb":\s*-?[0-9]")
 _NUMBER = re.compile(rb'"(' + MEMBER_NAME + rb')"\s*:\s*(-?[0-9][0-9.eE+-]*)')
 _DIGIT = re.compile(rb"[0-9]")
 _NO_PLACEHOLDER = re.compile(rb"[02-9]")
@@ -270,7 +271,8 @@ class Redaction:
                 found += [body[begin:end].decode() for begin, end in numbers]
                 ones = b"".join([_DIGIT.sub(b"1", body[begin:end]) for begin, end in numbers])
                 body = _put_back(ones, body, _gaps(numbers, len(body)))
-        url = _blanked(url, self.url_secrets(url), found)
+        if in_url := self.url_secrets(url):
+            url = _blanked(url, in_url, found)
         headers = self._blanked_headers(headers, found)
         secrets = Secrets(found, self.compiled) if found or self.patterns else NO_SECRETS
         redacted = Request(method, url, headers, body)
@@ -381,6 +383,8 @@ class Redaction:
 
     def number_secrets(self, body: bytes) -> list[Span]:
         """The numbers under secret names in a JSON body; a placeholder has only ones as digits, so that it stays one."""
+        if not _BEFORE_NUMBER.search(body):  # ten times as quick as to look at every name
+            return []
         return [
             member.span(2)
             for member in _NUMBER.finditer(body)

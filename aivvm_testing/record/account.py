@@ -10,7 +10,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 from aivvm.transport import Headers
-from aivvm_testing.clock import Timer
 from aivvm_testing.record.answer import AnswerChunk, AnswerEvent, AnswerHead, AnswerParser
 from aivvm_testing.record.coding import Decoding
 from aivvm_testing.record.tap import Entry
@@ -18,18 +17,17 @@ from aivvm_testing.reply import EndingKind
 
 
 class Account:
-    """Writes what `answer`, a parser, finds into `entry`. Moments are `at`, in seconds, else those of `timer`.
+    """Writes what `answer`, a parser, finds into `entry`. Moments are `at`, in whole microseconds, else those of `entry`.
 
     `status` and `kind` are those of the head and of the ending, None until then; `chunks` counts what was written.
     For one thread at a time.
     """
 
-    def __init__(self, entry: Entry, timer: Timer, answer: AnswerParser) -> None:
+    def __init__(self, entry: Entry, answer: AnswerParser) -> None:
         self.status: int | None = None
         self.kind: EndingKind | None = None
         self.chunks = 0
         self._entry = entry
-        self._timer = timer
         self._answer = answer
         self._decoding: Decoding | None = None
         self._held: tuple[AnswerHead, float] | None = None  # until it is known whether its body decodes
@@ -66,13 +64,12 @@ class Account:
         if self._answer.until_close:
             # Only its connection says where it ends. A replay is to know, as a reply that does not say so is chunked.
             head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
-        at = self._timer.elapsed() if at is None else at
         if head.headers.get("content-encoding") is not None:
             coding = ", ".join(head.headers.get_all("content-encoding"))
             if coding.strip(" \t,").lower() not in ("", "identity"):
                 with suppress(ValueError):
                     self._decoding = Decoding(coding)
-                    self._held = head, at
+                    self._held = head, self._entry.now() if at is None else at
                     return
         self._entry.head(head.status, head.reason, head.headers, at=at, decoded=False)
 

@@ -26,7 +26,7 @@ import urllib3.exceptions as u
 from requests.adapters import HTTPAdapter
 
 from aivvm.transport import Headers, Request
-from aivvm_testing.clock import Clock, Timer
+from aivvm_testing.clock import Clock, Timer, microseconds
 from aivvm_testing.errors import SetupFailure
 from aivvm_testing.record.account import Account
 from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerEvent, AnswerParser
@@ -442,7 +442,7 @@ class _Attempt:
         if self._pool.proxy is not None:
             request = request._replace(headers=request.headers.without("proxy-authorization"))
         self._answer = AnswerParser(self._meant("method"))
-        self._account = Account(self._tap.begin(request, self._timer), self._timer, self._answer)
+        self._account = Account(self._tap.begin(request, self._timer), self._answer)
         return self._account
 
     def _begun(self) -> Account:
@@ -484,7 +484,7 @@ class _Attempt:
     def came(self, data: bytes) -> None:
         """These bytes came; none are the end of the connection."""
         account = self._account or self._begun()
-        self._at = self._timer.elapsed()
+        self._at = microseconds(self._timer.elapsed())
         if self._malformed is not None:
             self._malformed += data
             if not data or len(self._malformed) > MAX_CHUNK:

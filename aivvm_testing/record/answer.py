@@ -124,6 +124,8 @@ class AnswerParser:
         if self._stage == "size" and len(self._buffer) < len(data):
             data = self._whole_chunks(bytes(self._buffer) + data if self._buffer else data, events)
             self._buffer.clear()
+        if not data:
+            return events
         self._buffer += data
         try:
             while self._buffer and self._read(events):

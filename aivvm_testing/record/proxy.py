@@ -459,7 +459,7 @@ class _Connection:
         tap = self._running.tap
         timer = tap.clock.timer()
         parser = AnswerParser(request.method)
-        account = Account(tap.begin(request, timer), timer, parser)
+        account = Account(tap.begin(request, timer), parser)
         try:
             self._reach()
             self._unsent = memoryview(_request_bytes(request, self._to.target(incoming.request)))

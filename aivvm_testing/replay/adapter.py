@@ -14,7 +14,7 @@ import functools
 import importlib.util
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -280,12 +280,12 @@ def _listed(*hosts: dict[Host, str]) -> str:
 
 def _answering(method: str, url: str) -> Interception | None:
     """Whose request it is, None where it may go on; raises `UnmatchedRequest` where it may not."""
-    active = list(_active[::-1])
+    active = _active
     if not active:
         return None
     if len(active) > 1:
         here = _entered.get()
-        active.sort(key=lambda one: one not in here)
+        active = tuple(sorted(active[::-1], key=lambda one: one not in here))
     names = names_of(url)
     allowed = False
     for one in active:
@@ -298,7 +298,7 @@ def _answering(method: str, url: str) -> Interception | None:
     raise _blocked(method, url, active)
 
 
-def _blocked(method: str, url: str, active: list[Interception]) -> UnmatchedRequest:
+def _blocked(method: str, url: str, active: Sequence[Interception]) -> UnmatchedRequest:
     newest = active[0]
     host = names_of(url)[1][0]
     hosts = ", ".join([repr(name) for name in (*newest._hosts.values(), host)])
