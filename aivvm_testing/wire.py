@@ -232,6 +232,18 @@ class RequestParser:
         return body
 
 
+def whole_request(data: bytes, *, authority: str, scheme: str) -> Request | None:
+    """The request that these bytes are, as a parser would give it; None where only a parser can tell."""
+    size = data.find(b"\r\n\r\n", 0, MAX_HEAD) + 4
+    try:
+        head = _head_of(data[:size], scheme, authority) if size >= 4 else None
+    except _Malformed:
+        return None
+    if head is None or head.length != len(data) - size or head.length > MAX_BODY:
+        return None
+    return Request(head.method, head.url, head.headers, data[size:])
+
+
 class _Malformed(Exception):
     def __init__(self, status: int, why: str) -> None:
         super().__init__(status, why)

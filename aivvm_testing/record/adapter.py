@@ -33,7 +33,7 @@ from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerEvent, Answe
 from aivvm_testing.record.tap import Tap
 from aivvm_testing.redaction import DEFAULT, Redaction
 from aivvm_testing.reply import EndingKind
-from aivvm_testing.wire import Incoming, Refusal, RequestParser
+from aivvm_testing.wire import Incoming, Refusal, RequestParser, whole_request
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -428,9 +428,13 @@ class _Attempt:
 
     def _look(self) -> None:
         """Finds the request in what was sent."""
-        if self._requests is None:
-            self._requests = RequestParser(scheme=self._pool.scheme, authority=self._authority)
         sent, self._sent = self._sent, []
+        if self._requests is None:
+            kind = {"scheme": self._pool.scheme, "authority": self._authority}
+            if request := whole_request(b"".join(sent), **kind):  # as most are
+                self._begin(request)
+                return
+            self._requests = RequestParser(**kind)
         for data in sent:
             for event in self._requests.feed(data):
                 if isinstance(event, Incoming) and self._account is None:

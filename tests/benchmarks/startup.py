@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
 import subprocess
 import sys
@@ -49,7 +50,7 @@ RECORDING_PEERS = ("vcrpy, YAML", "betamax", "cassetter")
 TRANSPORT = "transport"
 ONE_SHOT = "requests.post"
 KEPT_ALIVE = "open connection"
-SELDOM = 8
+SELDOM = 40
 
 
 def report(*, quick: bool) -> str:
@@ -107,18 +108,22 @@ FIRST_CHUNK: dict[str, dict[str, Door]] = {
 
 
 def _first_chunk(quick: bool) -> str:
-    """Contenders take turns; those that wait for the last chunk take part in one of `SELDOM` rounds."""
-    rounds = 1 if quick else 40
-    took: dict[str, list[float]] = {}
+    """Contenders take turns, in another order each time, as each feels what came before it; those that wait for the last
+    chunk take part in one of `SELDOM` rounds."""
+    rounds = 1 if quick else 200
+    turns = [(kind, name) for kind, contenders in FIRST_CHUNK.items() for name in contenders]
+    took: dict[str, list[float]] = {f"{kind}: {name}": [] for kind, name in turns}
+    order = random.Random(1)
     with serving("upstream") as (port, _), tempfile.TemporaryDirectory() as folder:
         url = f"http://127.0.0.1:{port}"
         slow, missing = ([], []) if quick else installed(list(RECORDING_PEERS))
         for n in range(rounds + 1):
-            for kind, contenders in FIRST_CHUNK.items():
-                for name, door in contenders.items():
-                    seconds = _time_to_first(door, f"{folder}/{n}-{kind}-{name}", url, kind)
-                    if n:  # the first round only warms up
-                        took.setdefault(f"{kind}: {name}", []).append(seconds)
+            order.shuffle(turns)
+            for kind, name in turns:
+                door = FIRST_CHUNK[kind][name]
+                seconds = _time_to_first(door, f"{folder}/{n}-{kind}-{name}", url, kind)
+                if n:  # the first round only warms up
+                    took[f"{kind}: {name}"].append(seconds)
             for name in slow if n % SELDOM == 1 else []:
                 door = RECORDERS[name].recording
                 seconds = _time_to_first(door, f"{folder}/{n}-{name}", url, ONE_SHOT)

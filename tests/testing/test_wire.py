@@ -25,6 +25,7 @@ from aivvm_testing.wire import (
     RequestParser,
     Schedules,
     schedule,
+    whole_request,
 )
 
 HOST = "127.0.0.1:3000"
@@ -105,6 +106,20 @@ def test_any_split_of_requests_gives_the_requests_that_were_written(
     assert parsed(*data.draw(strategies.chunkings(stream))) == expected
 
 
+@given(st.lists(requests_and_bytes(), min_size=1, max_size=2), st.integers(0, 3))
+def test_a_whole_request_is_read_without_a_parser(
+    written: list[tuple[Incoming, bytes]], missing: int
+) -> None:
+    stream = b"".join([text for _, text in written])
+    stream = stream[: len(stream) - missing]
+    request = whole_request(stream, scheme="http", authority="localhost")
+    events = parsed(stream)
+    if request is not None:
+        assert [event.request for event in events if isinstance(event, Incoming)] == [request]
+    elif events and not missing and len(written) == 1:
+        assert b"chunked" in stream.lower() or stream.startswith(b"\r\n")  # which is a parser's business
+
+
 @given(
     st.lists(
         st.sampled_from([*GET.split(b" "), b"\r", b"\n", b" ", b"\0", b":", GET, CHUNKED, b"5\r\nab", b"0"])
@@ -116,6 +131,8 @@ def test_any_split_of_anything_gives_the_same_answer(pieces: list[bytes]):
     whole = [event[:1] for event in parsed(stream, **limits)]
     assert [event[:1] for event in parsed(*pieces, **limits)] == whole
     assert [event[:1] for event in parsed(*one_by_one(stream), **limits)] == whole
+    request = whole_request(stream, scheme="http", authority="localhost")
+    assert request is None or [event[0] for event in parsed(stream)] == [request]
 
 
 def field(line: bytes) -> bytes:
