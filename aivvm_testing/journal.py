@@ -74,11 +74,10 @@ class Journal:
         self.journal_path = f"{self.path}.journal"
         self._lock = threading.RLock()  # reentrant: garbage collection may close a stream in any line
         self._count = 0
-        self._last: dict[int, float] = {}  # of each open exchange: when its last event was
-        self._order: list[tuple[float, int]] = []
-        self._runs: dict[int, _Run] = {}
+        self._written: list[_Written] = []
+        self._open: dict[int, _Written] = {}
         self._size = 0
-        self._waiting: list[bytes] | None = None  # lines that are to be written together
+        self._waiting: list[tuple[_Written, bytes]] = []  # lines that are to be written together
         self.together = _Together(self)
         """What is told within it is written at its end, at once, as it came at once; other threads wait."""
         self._unheld: list[str] = []  # exchanges of which something is missing, and why
@@ -121,40 +120,38 @@ class Journal:
             if self.inherited:
                 self.failure = OSError(errno.EBADF, _INHERITED)
                 return n
-            self._last[n] = 0.0
-            if self._tell(n, request_line, request, started):
-                self._order.append((started, n))
-            elif self.failure is None:
-                del self._last[n]
+            one = _Written(started, n)
+            if self._tell(one, request_line, request, started):
+                self._written.append(one)
+                self._open[n] = one
+            else:
                 self._unheld[-1] = f"exchange {n}, {_named(request)}, is not in it: {self._unheld[-1]}"
         return n
 
     def head(self, n: int, head: Head) -> None:
         """The head of exchange `n` is there."""
         with self._lock:
-            if n in self._last and not self._tell(n, head_line, head, self._moment(n, head.at)):
-                self._break_off(n)
+            one = self._open.get(n)
+            if one is not None and not self._tell(one, head_line, head, one.moment(head.at)):
+                self._break_off(one)
 
     def chunk(self, n: int, data: bytes, at: float) -> None:
         """A chunk of exchange `n` came."""
         with self._lock:
-            last = self._last.get(n)
-            if last is None:
-                return
-            new = at > last
-            if new:
-                self._last[n] = at
-            if not self._tell(n, chunk_line, data, at if new else None):
-                self._break_off(n)
+            one = self._open.get(n)
+            if one is not None and not self._tell(one, chunk_line, data, one.moment(at)):
+                self._break_off(one)
 
     def end(self, n: int, ending: Ending) -> None:
         """Exchange `n` has ended. The first ending counts."""
         with self._lock:
-            if n in self._last:
-                if self._tell(n, ending_line, ending, self._moment(n, ending.at)):
-                    del self._last[n]
-                else:
-                    self._break_off(n)
+            one = self._open.get(n)
+            if one is None:
+                return
+            if self._tell(one, ending_line, ending, one.moment(ending.at)):
+                del self._open[n]
+            else:
+                self._break_off(one)
 
     def finish(self, before: Iterable[Exchange] = ()) -> None:
         """Replaces the file at `path` by the recording and removes the journal; once is enough, more is harmless.
@@ -171,8 +168,8 @@ class Journal:
                 if self.failure is not None:
                     raise OSError(errno.EBADF, _INHERITED, self.path)
                 return
-            if self._last:
-                raise ValueError(f"exchange {min(self._last)} has no ending: end it before finishing")
+            if self._open:
+                raise ValueError(f"exchange {min(self._open)} has no ending: end it before finishing")
             self._file.close()
             if self.failure is not None:
                 why = (
@@ -182,17 +179,19 @@ class Journal:
                 raise OSError(
                     getattr(self.failure, "errno", None) or errno.EIO, why, self.path
                 ) from self.failure
-            written = bool(self._order) or not os.path.exists(self.path)
+            written = bool(self._written) or not os.path.exists(self.path)
             if written:
                 with open(self.journal_path, "rb", BUFFER) as journal, replacing(self.path) as file:
                     file.write(self._header)
-                    for one in before:
-                        file.writelines(exchange_lines(one.request, one.reply, one.started))
+                    for had in before:
+                        file.writelines(exchange_lines(had.request, had.reply, had.started))
                     if os.fstat(journal.fileno()).st_size != self._size:
-                        _found(journal, self._runs)  # tells the line, where a line is wrong
+                        _found(
+                            journal, [one.n for one in self._written]
+                        )  # tells the line, where a line is wrong
                         raise CorruptRecording(self.journal_path, 0, _NOT_OURS)
-                    for _, n in sorted(self._order):
-                        file.writelines(_untagged(journal, n, self._runs[n]))
+                    for one in sorted(self._written, key=lambda one: (one.started, one.n)):
+                        file.writelines(_untagged(journal, one.n, one.places))
             os.unlink(self.journal_path)
             self._finished = True
             if self._unheld:
@@ -209,77 +208,90 @@ class Journal:
     def _leave_to_parent(self) -> None:
         self._lock = threading.RLock()  # another thread may have held it
         self._file.close()
-        self._last.clear()
-        self._waiting = None
+        self._open.clear()
+        self._waiting.clear()
         self.inherited = True
 
-    def _moment(self, n: int, at: float) -> float | None:
-        """`at` where it says something new; None where it is omitted, or would be a step back."""
-        if at > self._last[n]:
-            self._last[n] = at
-            return at
-        return None
-
-    def _tell(self, n: int, make: Callable[..., bytes], *args: object) -> bool:
+    def _tell(self, one: _Written, make: Callable[..., bytes], *args: object) -> bool:
         """Writes the line down that `make` gives; false where there is none, and why is noted."""
         if self.failure is not None:
             return True
         try:
-            line = make(*args, b'"x": %d, ' % n)
+            line = make(*args, b'"x": %d, ' % one.n)
         except Exception as error:
             self._unheld.append(_told(error))
             return False
-        try:
-            if self._waiting is not None:
-                self._waiting.append(line)
-            elif (written := self._file.write(line)) < len(line):
-                self._write(line[written:])
-        except Exception as error:
-            self.failure = error
-        begin, self._size = self._size, self._size + len(line)
-        _add(self._runs, n, begin, self._size)
+        self._waiting.append((one, line))
+        if not self.together.depth:
+            self._flush()
         return True
 
-    def _break_off(self, n: int) -> None:
+    def _flush(self) -> None:
+        """Writes down what waits. A stream that garbage collection closes meanwhile, in any line, waits for the next turn."""
+        self.together.depth += 1
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                for one, line in batch:
+                    begin, self._size = self._size, self._size + len(line)
+                    _add(one.places, begin, self._size)
+                if self.failure is None and not self.inherited:
+                    self._write(b"".join([line for _, line in batch]))
+        except Exception as error:
+            self.failure = error
+        finally:
+            self.together.depth -= 1
+
+    def _break_off(self, one: _Written) -> None:
         """Ends an exchange with what no line can hold, which was noted last."""
         why = self._unheld[-1]
-        self._unheld[-1] = f"exchange {n} breaks off in it: {why}"
-        self._tell(n, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
-        del self._last[n]
+        self._unheld[-1] = f"exchange {one.n} breaks off in it: {why}"
+        self._tell(one, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
+        del self._open[one.n]
 
     def _write(self, data: bytes) -> None:
         while (written := self._file.write(data)) < len(data):  # a disk that is nearly full takes a part
             data = data[written:]
 
 
-class _Together:
-    """`Journal.together`. What is entered again within itself is no end."""
+class _Written:
+    """An exchange that is written down: where its lines are, and when its last event was."""
 
-    __slots__ = ("_depth", "_journal", "_lock")
+    __slots__ = ("last", "n", "places", "started")
+
+    def __init__(self, started: float, n: int) -> None:
+        self.started = started
+        self.n = n
+        self.last = 0.0
+        self.places: _Places = array("Q")
+
+    def moment(self, at: float) -> float | None:
+        """`at` where it says something new; None where it is omitted, or would be a step back."""
+        if at > self.last:
+            self.last = at
+            return at
+        return None
+
+
+class _Together:
+    """`Journal.together`. What is entered again within itself is no end; `depth`: how often it is."""
+
+    __slots__ = ("_journal", "_lock", "depth")
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._depth = 0
+        self.depth = 0
 
     def __enter__(self) -> None:
-        journal = self._journal
-        lock = journal._lock
+        lock = self._journal._lock
         lock.acquire()
         self._lock = lock  # which a fork within this replaces
-        self._depth += 1
-        if self._depth == 1:
-            journal._waiting = []
+        self.depth += 1
 
     def __exit__(self, *exc_info: object) -> None:
-        journal = self._journal
-        self._depth -= 1
-        if not self._depth:
-            waiting, journal._waiting = journal._waiting, None
-            if waiting and journal.failure is None:
-                try:
-                    journal._write(b"".join(waiting))
-                except Exception as error:
-                    journal.failure = error
+        self.depth -= 1
+        if not self.depth:
+            self._journal._flush()
         self._lock.release()
 
 
@@ -405,15 +417,12 @@ def _check_sound(journal: str, made: str, order: list[int]) -> None:
             raise CorruptRecording(journal, 0, "it has more than the exchanges that begin in it")
 
 
-_Run: TypeAlias = "array[int]"
+_Places: TypeAlias = "array[int]"
 """Where the lines of an exchange are: begin, end, begin, end …, neighbours as one."""
 
 
-def _add(runs: dict[int, _Run], n: int, begin: int, end: int) -> None:
-    places = runs.get(n)
-    if places is None:
-        runs[n] = array("Q", (begin, end))
-    elif places[-1] == begin:
+def _add(places: _Places, begin: int, end: int) -> None:
+    if places and places[-1] == begin:
         places[-1] = end
     else:
         places.extend((begin, end))
@@ -422,9 +431,9 @@ def _add(runs: dict[int, _Run], n: int, begin: int, end: int) -> None:
 _NOT_OURS = "not a line of this recorder: something else wrote into its journal"
 
 
-def _found(journal: BinaryIO, order: Iterable[int]) -> tuple[dict[int, _Run], set[int]]:
+def _found(journal: BinaryIO, order: Iterable[int]) -> tuple[dict[int, _Places], set[int]]:
     """Where the lines of each exchange are, and which exchanges have no end."""
-    runs: dict[int, _Run] = {}
+    runs: dict[int, _Places] = {}
     unfinished = set(order)
     journal.seek(0)
     begin = 0
@@ -438,14 +447,14 @@ def _found(journal: BinaryIO, order: Iterable[int]) -> tuple[dict[int, _Run], se
         n = int(tag[1]) if tag else 0
         if n not in runs and n not in unfinished:
             raise CorruptRecording(journal.name, number, _NOT_OURS)
-        _add(runs, n, begin, begin + len(line))
+        _add(runs.setdefault(n, array("Q")), begin, begin + len(line))
         if _END.match(line):
             unfinished.discard(n)
         begin += len(line)
     return runs, unfinished
 
 
-def _untagged(journal: BinaryIO, n: int, places: _Run) -> Iterator[bytes | memoryview]:
+def _untagged(journal: BinaryIO, n: int, places: _Places) -> Iterator[bytes | memoryview]:
     """The lines of an exchange without their tags, in pieces. Holds about `BUFFER` bytes, or a line."""
     tag_size = len(b'{"x": %d, ' % n)
     for begin, end in zip(places[::2], places[1::2], strict=True):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,6 +189,45 @@ def test_what_came_at_once_is_written_at_once_and_before_anybody_goes_on(tmp_pat
         broken()
     journal.finish()
     assert Recording.load(tmp_path / "f")[0].reply == WHOLE
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_what_ends_while_another_line_is_written_is_told_after_it(tmp_path: Path, before: bool) -> None:
+    """Garbage collection may close a stream at any moment, in the thread that is writing."""
+
+    class Interrupted:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+            self.over = False
+
+        def write(self, data: bytes) -> int:
+            if before:
+                self.collect()
+            written: int = self.file.write(data)
+            self.collect()
+            return written
+
+        def collect(self) -> None:
+            if not self.over:
+                self.over = True
+                journal.end(dropped, Ending("closed"))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    journal = Journal(tmp_path / "f")
+    dropped = journal.begin(GET, 0.0)
+    journal.head(dropped, Head(status=404))
+    n = journal.begin(GET, 0.5)
+    journal._file = Interrupted(journal._file)  # type: ignore[assignment]
+    journal.head(n, Head())
+    journal.chunk(n, b"whole", 0.0)
+    journal.end(n, Ending())
+    journal.finish()
+    assert [exchange.reply for exchange in Recording.load(tmp_path / "f")] == [
+        Reply(Head(status=404), (), Ending("closed")),
+        WHOLE,
+    ]
 
 
 def test_what_a_forked_child_asks_is_its_own_loss_alone(tmp_path: Path) -> None:
