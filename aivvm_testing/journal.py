@@ -145,12 +145,8 @@ class Journal:
     def end(self, n: int, ending: Ending) -> None:
         """Exchange `n` has ended. The first ending counts."""
         with self._lock:
-            one = self._open.get(n)
-            if one is None:
-                return
-            if self._tell(one, ending_line, ending, one.moment(ending.at)):
-                del self._open[n]
-            else:
+            one = self._open.pop(n, None)
+            if one is not None and not self._tell(one, ending_line, ending, one.moment(ending.at)):
                 self._break_off(one)
 
     def finish(self, before: Iterable[Exchange] = ()) -> None:
@@ -247,7 +243,7 @@ class Journal:
         why = self._unheld[-1]
         self._unheld[-1] = f"exchange {one.n} breaks off in it: {why}"
         self._tell(one, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
-        del self._open[one.n]
+        self._open.pop(one.n, None)
 
     def _write(self, data: bytes) -> None:
         while (written := self._file.write(data)) < len(data):  # a disk that is nearly full takes a part

@@ -191,8 +191,11 @@ def test_what_came_at_once_is_written_at_once_and_before_anybody_goes_on(tmp_pat
     assert Recording.load(tmp_path / "f")[0].reply == WHOLE
 
 
+@pytest.mark.parametrize("itself", [True, False], ids=["itself", "another"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_what_ends_while_another_line_is_written_is_told_after_it(tmp_path: Path, before: bool) -> None:
+def test_what_ends_while_a_line_is_written_is_told_once_and_after_it(
+    tmp_path: Path, before: bool, itself: bool
+) -> None:
     """Garbage collection may close a stream at any moment, in the thread that is writing."""
 
     class Interrupted:
@@ -220,6 +223,8 @@ def test_what_ends_while_another_line_is_written_is_told_after_it(tmp_path: Path
     journal.head(dropped, Head(status=404))
     n = journal.begin(GET, 0.5)
     journal._file = Interrupted(journal._file)  # type: ignore[assignment]
+    if itself:
+        journal.end(dropped, Ending("closed"))
     journal.head(n, Head())
     journal.chunk(n, b"whole", 0.0)
     journal.end(n, Ending())
