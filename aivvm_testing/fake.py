@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _TOO_MANY = (
     "\nTo fix it: 1. make the code under test ask for what it should;"
     "\n           2. script, or record, no more than it asks for;"
-    "\n           3. say fake.reply(..., forever=True) where it need not ask."
+    "\n           3. say {unasked} where it need not ask."
 )
 _SERVICE = "chat.aivvm.com"
 _MOST_OWED = 1024  # answers that are kept for whoever asks again
@@ -74,6 +74,7 @@ class FakeAivvm:
         "           2. record the session again, if the request has changed for good;",
         "           3. compare less: FakeAivvm.replaying(..., match_on=..., ignore_json=...).",
     )
+    _unasked = "fake.reply(..., forever=True)"
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         if clock is not None and not callable(getattr(clock, "timer", None)):
@@ -303,7 +304,7 @@ class FakeAivvm:
                 asked = f"{len(self.calls)} request{'' if len(self.calls) == 1 else 's'} came"
                 count = sum([times for times, _ in left])
                 lines = [f"{count} not played ({asked}):", *[line for _, line in left], *self._refused()]
-                raise UnplayedReplies("\n  ".join(lines) + _TOO_MANY)
+                raise UnplayedReplies("\n  ".join(lines) + _TOO_MANY.format(unasked=self._unasked))
 
     def reset(self) -> None:
         """Forgets every script, fault and request, as if it were new; a recording that it replays begins again."""

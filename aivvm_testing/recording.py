@@ -168,7 +168,7 @@ class Recording(Sequence[Exchange]):
         except FileNotFoundError as error:
             if not os.path.exists(f"{name}.journal"):
                 raise
-            why = f"no recording yet, only its journal {name}.journal: its recorder runs, or was never closed"
+            why = f"no recording yet, only its journal {name}.journal: its recorder runs, or was stopped (then `aivvm-testing recover` makes a recording of it)"
             raise FileNotFoundError(errno.ENOENT, why, name) from error
         with file:
             reader = Reader(name, file)

@@ -253,7 +253,7 @@ class Run:
             self._idle.append(f"{nodeid} ({case.id}): {why}")
 
     def recorded(self, nodeid: str, path: str) -> None:
-        """A test that records ran to its end."""
+        """A test that has a recording ran to its end."""
         with suppress(OSError), open(path, "rb") as file:
             file.readline()
             if file.read(1):

@@ -8,14 +8,17 @@ the reader, may lag behind by a chunk. Nothing here knows HTTP, or where chunks 
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from aivvm.terminal import printable
 from aivvm.transport import Headers, Request
 from aivvm_testing.blanking import Secrets, placeholder
 from aivvm_testing.clock import Clock, SystemClock, Timer, microseconds
@@ -36,7 +39,7 @@ class Tap:
 
     Times come from `clock` (the system's by default), in seconds since each request was sent, rounded to microseconds.
     Exchanges start when they do on the system's clock, and all at 0.0 on a virtual one; those that start together are
-    kept in the order of their `begin`. A recording that goes on was `recorded_at` that moment, and `began` so many
+    kept in the order of their `begin`. A tap that is open when the process ends is closed then. A recording that goes on was `recorded_at` that moment, and `began` so many
     seconds ago. `begun` is told each request, redacted, once it is written. Raises `FileExistsError` where another recorder writes to `path`, and `OSError`
     where nothing can be written.
     """
@@ -68,6 +71,7 @@ class Tap:
         self._unchecked = True
         self._values: dict[str, None] = {}  # of secrets, to be looked for in other exchanges
         self._asked = 0
+        _unfinished.add(self)
 
     def begin(self, request: Request, timer: Timer | None = None) -> Entry:
         """A request is about to be sent, or was when this timer began.
@@ -129,8 +133,10 @@ class Tap:
         if self._unchecked and not self._journal.inherited:
             self._check()
         if self._refusal is not None:
+            _unfinished.discard(self)
             raise self._refusal
         self._journal.finish(before)
+        _unfinished.discard(self)
         failure, self._failure = self._failure, None
         if isinstance(failure, SetupFailure):
             raise failure
@@ -152,6 +158,19 @@ class Tap:
                 self._journal.abandon()
                 self._refusal = SecretsFound(self._journal.path, found)
         self._unchecked = False
+
+
+_unfinished: set[Tap] = set()
+
+
+@atexit.register
+def _finish_all() -> None:
+    """What nobody has closed when the process ends is recorded all the same."""
+    for tap in list(_unfinished):
+        try:
+            tap.close()
+        except Exception as error:
+            print(f"aivvm_testing: {printable(str(error))}", file=sys.stderr)
 
 
 class Entry:

@@ -336,6 +336,7 @@ class _Replaying(FakeAivvm):
         "           3. compare less: use_recording(..., match_on=..., ignore_json=...);",
         "           4. let it pass, where it does not belong to the session: use_recording(..., allow=[...]).",
     )
+    _unasked = 'on_unplayed="warn" or "ignore"'
 
     def __init__(self, playback: Playback, clock: Clock | None) -> None:
         super().__init__(clock=clock)

@@ -185,11 +185,14 @@ def merge(options: argparse.Namespace) -> int:
 
 def recover(options: argparse.Namespace) -> int:
     """Makes a recording of what a killed recorder left."""
-    out = options.out or options.recording
-    journal = f"{options.recording}.journal"
+    recording = options.recording
+    if recording.endswith(".journal") and os.path.exists(recording):
+        recording = recording.removesuffix(".journal")
+    out = options.out or recording
+    journal = f"{recording}.journal"
     if not os.path.exists(journal):
-        raise FileNotFoundError(f"there is no {journal}: no recorder of {options.recording} was stopped")
-    count = recovered(options.recording, out=out)
+        raise FileNotFoundError(f"there is no {journal}: no recorder of {recording} was stopped")
+    count = recovered(recording, out=out)
     if options.json:
         print(as_json({"file": out, "exchanges": count}, indent=2))
     else:
@@ -237,12 +240,14 @@ def redact(options: argparse.Namespace) -> int:
             recording = Recording.load(path)
             before = check_file(path, options.redaction)
             clean = redact_recording(recording, options.redaction)
-            if out != path or clean != recording:  # what was written by hand stays as it was laid out
+            written = out != path or clean != recording  # what was written by hand stays as it was laid out
+            if written:
                 clean.save(out)
             found = [(out, leak) for leak in _leaks(out, options.redaction)]
             facts = {"file": path, "out": out, "exchanges": len(clean), "found": len(before)}
             if not options.json:
-                say(f"{path}: {counted(len(before), 'secret')} found; written to {out}, {len(found)} left")
+                done = f"written to {out}" if written else "it stays as it is"
+                say(f"{path}: {counted(len(before), 'secret')} found; {done}, {len(found)} left")
         left += len(found)
         told.append({**facts, "leaks": [_leak(file, leak) for file, leak in found]})
         if not options.json:

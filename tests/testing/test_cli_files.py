@@ -475,7 +475,10 @@ def test_recover_speaks_json(tmp_path, capsys):
     journal = Journal(path)
     journal.begin(GET, 0.0)
     journal.abandon()
-    assert run(capsys, "recover", path, "--out", out, "--json")[:2] == (0, {"file": str(out), "exchanges": 1})
+    assert run(capsys, "recover", f"{path}.journal", "--out", out, "--json")[:2] == (
+        0,
+        {"file": str(out), "exchanges": 1},
+    )
     status, told, errors = run(capsys, "recover", path, "--json")
     assert status == 1
     assert told == {

@@ -448,6 +448,11 @@ def test_a_recording_leaves_the_server_of_the_fake_alone(suite, upstream):
     )
     (path,) = suite.path.rglob("test_both.jsonl")
     assert [exchange.request.url for exchange in Recording.load(path)] == [f"{upstream.url}/api/chat"]
+    again = suite.runpytest("-k", "test_nothing")
+    again.assert_outcomes(passed=1, deselected=1)
+    again.stdout.fnmatch_lines(
+        ["=* aivvm: tests that recorded nothing*=", "*::test_nothing[[]True[]]: *.jsonl"]
+    )
     suite.runpytest().assert_outcomes(passed=2)
 
 

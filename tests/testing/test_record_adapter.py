@@ -13,6 +13,8 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -66,6 +68,44 @@ READ: dict[str, Callable[[requests.Response], Iterator[bytes]]] = {
     "the first chunk": lambda r: iter([next(r.iter_content(None), b"")]),
     "nothing": lambda r: iter([]),
 }
+
+
+UNCLOSED = """
+import sys
+import requests
+from aivvm_testing import RecordingAdapter
+session = requests.Session()
+session.mount("http://", RecordingAdapter(sys.argv[1]))
+stream = session.get(sys.argv[2], stream=True)
+print(next(stream.iter_content(None)).decode())
+"""
+
+
+def test_what_nobody_has_closed_when_the_process_ends_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    reply = Reply.of("one", "two")
+    with FakeAivvm() as fake, fake.server() as server:
+        fake.on(path="/x").reply(reply)
+        done = subprocess.run(
+            [sys.executable, "-c", UNCLOSED, path, f"{server.url}/x"], capture_output=True, text=True
+        )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "one\n")
+    (exchange,) = Recording.load(path)
+    assert exchange.reply.chunks[0].data == b"one"
+    assert not path.with_name("a.jsonl.journal").exists()
+
+
+def test_what_cannot_be_finished_when_the_process_ends_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    code = UNCLOSED + "import os; os.unlink(sys.argv[1] + '.journal')"
+    with FakeAivvm() as fake, fake.server() as server:
+        fake.on(path="/x").reply("one")
+        done = subprocess.run(
+            [sys.executable, "-c", code, path, f"{server.url}/x"], capture_output=True, text=True
+        )
+    assert done.stderr.startswith("aivvm_testing: ")
+    assert "Traceback" not in done.stderr
+    assert not path.exists()
 
 
 def read_into(raw: Any) -> Iterator[bytes]:

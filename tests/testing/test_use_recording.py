@@ -225,8 +225,9 @@ def test_verify_finds_nothing_where_nothing_changed(path, server):
 
 def test_what_is_left_over_is_reported_as_told(path, server):
     recorded(path, server, "one", "two")
-    with pytest.raises(UnplayedReplies, match="1 not played"), use_recording(path):
+    with pytest.raises(UnplayedReplies, match="1 not played") as raised, use_recording(path):
         ask(server, "one")
+    assert '3. say on_unplayed="warn" or "ignore" where it need not ask' in str(raised.value)
     with pytest.warns(UserWarning, match="1 not played"), use_recording(path, on_unplayed="warn"):
         ask(server, "one")
     with use_recording(path, on_unplayed="ignore"):
