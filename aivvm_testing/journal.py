@@ -224,19 +224,20 @@ class Journal:
 
     def _flush(self) -> None:
         """Writes down what waits. A stream that garbage collection closes meanwhile, in any line, waits for the next turn."""
-        self.together.depth += 1
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
+        while self._waiting:
+            self.together.depth += 1
+            try:
+                batch = self._waiting[:]
+                del self._waiting[: len(batch)]  # always the same list: somebody may be about to append to it
                 for one, line in batch:
                     begin, self._size = self._size, self._size + len(line)
                     _add(one.places, begin, self._size)
                 if self.failure is None and not self.inherited:
                     self._write(b"".join([line for _, line in batch]))
-        except Exception as error:
-            self.failure = error
-        finally:
-            self.together.depth -= 1
+            except Exception as error:
+                self.failure = error
+            finally:
+                self.together.depth -= 1
 
     def _break_off(self, one: _Written) -> None:
         """Ends an exchange with what no line can hold, which was noted last."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -233,6 +235,50 @@ def test_what_ends_while_a_line_is_written_is_told_once_and_after_it(
         Reply(Head(status=404), (), Ending("closed")),
         WHOLE,
     ]
+
+
+def test_what_ends_at_any_step_of_the_writer_is_written_before_anybody_goes_on(tmp_path: Path) -> None:
+    """Garbage collection may close a stream between any two instructions of the journal."""
+    step = 1
+    while told_at(step, tmp_path / str(step)):
+        step += 1
+    assert step > 100
+
+
+def told_at(step: int, path: Path) -> bool:
+    """Records while an exchange ends before this instruction of the journal; false where it has not so many."""
+    journal = Journal(path)
+    dropped = journal.begin(GET, 0.0)
+    n = journal.begin(GET, 0.5)
+    journal.head(n, Head())
+    steps = 0
+
+    def collect(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != inspect.getsourcefile(Journal):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            steps += 1
+            if steps == step:
+                journal.end(dropped, Ending("cut"))
+        return collect
+
+    before = sys.gettrace()
+    sys.settrace(collect)
+    try:
+        with journal.together:
+            journal.chunk(n, b"whole", 0.0)
+        journal.end(n, Ending())
+    finally:
+        sys.settrace(before)
+    if steps < step:
+        journal.abandon()
+        return False
+    assert Path(journal.journal_path).read_bytes().count(b'"end": ') == 2, step
+    journal.finish()
+    assert [one.reply for one in Recording.load(path)] == [Reply(None, (), Ending("cut")), WHOLE], step
+    return True
 
 
 def test_what_a_forked_child_asks_is_its_own_loss_alone(tmp_path: Path) -> None:
