@@ -15,7 +15,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeAlias, cast
@@ -288,9 +288,17 @@ class Redaction:
 
     # Answers
 
-    def redact_reply(self, secrets: Secrets, write: Callable[[bytes, float], None]) -> BlankedReply:
-        """The answer to the request that had these secrets, on its way to a file: `write` is told each chunk."""
-        return BlankedReply(self, secrets, write)
+    def redact_reply(
+        self,
+        secrets: Secrets,
+        write: Callable[[bytes, float], None],
+        lock: AbstractContextManager[object] | None = None,
+    ) -> BlankedReply:
+        """The answer to the request that had these secrets, on its way to a file: `write` is told each chunk.
+
+        `lock`, which may be taken again within itself, is held meanwhile; whoever holds it already may tell of the answer.
+        """
+        return BlankedReply(self, secrets, write, lock)
 
     def redact_headers(self, headers: Iterable[tuple[str, str]]) -> Headers:
         """The fields with the secret ones blanked out; the scheme of an authorization, and all of a cookie but its value,
@@ -449,9 +457,12 @@ class Redaction:
 
 
 _MAX_REMEMBERED = 200
-_MAX_HEAD_REMEMBERED = 2048
-_MOST_HEADS_REMEMBERED = 64
 """Characters of the value of a header field, up to which it is known again."""
+
+_MAX_HEAD_REMEMBERED = 2048
+"""Likewise of a reason and all fields."""
+
+_MOST_HEADS_REMEMBERED = 64
 
 
 class BlankedReply:
@@ -463,7 +474,13 @@ class BlankedReply:
     stay. Safe between threads.
     """
 
-    def __init__(self, redaction: Redaction, secrets: Secrets, write: Callable[[bytes, float], None]) -> None:
+    def __init__(
+        self,
+        redaction: Redaction,
+        secrets: Secrets,
+        write: Callable[[bytes, float], None],
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
         self._redaction = redaction
         self._secrets = secrets
         self._write = write
@@ -474,7 +491,7 @@ class BlankedReply:
         self._begin = 0  # of the first chunk that waits
         self._waiting: list[tuple[bytes, float]] = []
         self._spans: list[Span] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock() if lock is None else lock
 
     def head(self, reason: str, headers: Headers) -> tuple[str, Headers]:
         """The head came: its reason and header fields without the secrets; those are looked for in what follows."""

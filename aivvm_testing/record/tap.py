@@ -89,7 +89,8 @@ class Tap:
             n = 0  # of which the journal writes nothing
             if redacted is not None:
                 n = self._journal.begin(redacted, started)
-            blanked = self._redaction.redact_reply(secrets, partial(self._journal.chunk, n))
+            # The journal's lock, as a second one would have to be taken before it here and after it there.
+            blanked = self._redaction.redact_reply(secrets, partial(self._journal.chunk, n), self.together)
             entry = Entry(self._journal, n, blanked, self._open, self.failed)
         entry.timer = timer
         if self._begun is not None and redacted is not None:

@@ -35,7 +35,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPDigestAuth
 from urllib3.util import Retry
 
-from aivvm.transport import Headers
+from aivvm.transport import Headers, Request
 from aivvm_testing.clock import VirtualClock
 from aivvm_testing.errors import SetupFailure
 from aivvm_testing.fake import FakeAivvm
@@ -572,6 +572,31 @@ def test_an_attempt_that_finds_its_idle_connection_gone_is_recorded(path: Path) 
     gone = recorded(path)[1]
     assert gone.head is None
     assert gone.ending.kind in ("cut", "reset")
+
+
+def test_a_tap_can_be_closed_while_another_thread_tells_of_an_answer(path: Path) -> None:
+    tap = Tap(path)
+    entry = tap.begin(Request("GET", "http://x/", Headers([("Authorization", "Bearer Zq81mcX0pLw2")])))
+    entry.head(200, "OK", Headers())
+    entry.chunk(b"said Zq81")  # which waits for what follows
+    inside, go = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with tap.together:
+            inside.set()
+            go.wait(10)
+            entry.chunk(b"mcX0pLw2")
+
+    threads = [threading.Thread(target=read, daemon=True), threading.Thread(target=tap.close, daemon=True)]
+    threads[0].start()
+    inside.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)  # it comes as far as it can
+    go.set()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert [chunk.data for chunk in recorded(path)[0].chunks] == [b"said REDA", b"CTEDREDA"]
 
 
 def test_many_threads_record_all_of_their_requests(path: Path) -> None:
