@@ -530,6 +530,7 @@ class _Attempt:
         """The caller has the head of the answer."""
         self._sending = False
         if not self._read:
+            self._begun()
             raise SetupFailure(
                 f"the answer to a {self._meant('method')} to {self._authority} is not recorded: it is not read as http.client "
                 "reads answers"

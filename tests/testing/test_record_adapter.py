@@ -1394,9 +1394,12 @@ def test_an_answer_that_is_read_past_the_tap_is_said_to_be_missing(path: Path) -
 
     adapter = RecordingAdapter(path, inner=with_connections(change))
     with serving(HEAD + framed(b"fine") + END) as peer:
-        assert plain_session(adapter).get(peer.url).content == b"fine"
-    with pytest.raises(SetupFailure, match=r"a GET to 127.0.0.1:[0-9]+ is not recorded: it is not read as"):
+        assert plain_session(adapter).post(peer.url, b"asked").content == b"fine"
+    with pytest.raises(SetupFailure, match=r"a POST to 127.0.0.1:[0-9]+ is not recorded: it is not read as"):
         adapter.close()
+    (exchange,) = Recording.load(path)
+    assert exchange.request.body == b"asked"
+    assert exchange.reply.ending.error == "the rest could not be recorded"
 
 
 def test_a_socket_that_has_nothing_to_say_yet_is_not_at_its_end(
