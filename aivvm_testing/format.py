@@ -161,7 +161,8 @@ def request_of(one: Outline) -> Request:
 def head_line(head: Head, at: float | None, tag: bytes = b"") -> bytes:
     """Raises `ValueError` where no wire can carry it."""
     known = head.status, head.reason, head.headers, head.decoded
-    reply = _replies.get(known) if type(head.status) is int else None  # a float may be equal
+    hashable = type(head.status) is int and isinstance(head.reason, str)  # and a float may be equal
+    reply = _replies.get(known) if hashable else None
     if reply is None:
         reply = _reply(head)
         if len(_replies) >= _MOST_REMEMBERED:

@@ -501,8 +501,29 @@ class TestThreads:
         assert Recording.load(path)[0].reply.ending.kind == "closed"
 
 
+def test_header_fields_that_are_not_of_our_own_type_are_recorded(tmp_path: Path) -> None:
+    class Fields(list[tuple[str, str]]):
+        def get(self, name: str, default: str) -> str:
+            return dict(self).get(name, default)
+
+    class Odd:
+        def send(self, request: Request, *, timeout: object) -> Response:
+            response = Response(200, "OK", Headers(), [b"as it is"])
+            response.headers = Fields([("content-type", "text/plain")])  # type: ignore[assignment]
+            return response
+
+    path = tmp_path / "session.jsonl"
+    with RecordingTransport(Odd(), path) as tap:
+        assert list(tap.send(Request("GET", "http://h/"), timeout=None)) == [b"as it is"]
+    head = Recording.load(path)[0].reply.head
+    assert head is not None
+    assert head.headers == Headers([("content-type", "text/plain")])
+
+
 @pytest.mark.parametrize("body", [b"", b'{"key": "sk-123456789"}'], ids=["no secret", "a secret"])
-@pytest.mark.parametrize(("status", "reason"), [(103, "Early Hints"), (0, ""), (1000, ""), (200, None)])
+@pytest.mark.parametrize(
+    ("status", "reason"), [(103, "Early Hints"), (0, ""), (1000, ""), (200, None), (200, [])]
+)
 def test_a_head_that_no_recording_holds_reaches_the_reader_and_is_told_at_the_end(
     tmp_path: Path, status: int, reason: str, body: bytes
 ) -> None:
