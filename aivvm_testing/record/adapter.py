@@ -385,7 +385,7 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Attempt:
-    """One request on its way out, and its answer on its way in: an entry in the tap as soon as there is one to make.
+    """One request on its way out, and its answer on its way in: an entry in the tap once somebody awaits an answer.
 
     None of its methods raises. For one thread at a time, but for `left`.
     """
@@ -415,7 +415,7 @@ class _Attempt:
     @_harmless
     def sent(self, data: Any) -> None:
         """These bytes were sent, or some of them."""
-        if self._account is None:
+        if self._account is None and self._refusal is None:
             self._sent.append(bytes(data))
             if len(self._sent) > _UNSEEN:
                 self._look()
