@@ -910,7 +910,7 @@ class TestCorruptFiles:
     ) -> None:
         journal = Journal(tmp_path / "f")
         with pytest.raises(
-            FileNotFoundError, match=r"only its journal .*f\.journal: its recorder runs, or was never"
+            FileNotFoundError, match=r"only its journal .*f\.journal: its recorder runs, or was stopped"
         ):
             Recording.load(tmp_path / "f")
         journal.finish()
