@@ -13,7 +13,7 @@ import re
 import threading
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import BinaryIO, TypeAlias
@@ -217,27 +217,36 @@ class Journal:
         except Exception as error:
             self._unheld.append(_told(error))
             return False
-        self._waiting.append((one, line))
-        if not self.together.depth:
+        if not self.together.depth and not self._waiting:
+            self.together.depth += 1
+            self._put(((one, line),), line)
+        else:
+            self._waiting.append((one, line))
+        if self._waiting and not self.together.depth:
             self._flush()
         return True
 
     def _flush(self) -> None:
-        """Writes down what waits. A stream that garbage collection closes meanwhile, in any line, waits for the next turn."""
+        """Writes down what waits."""
         while self._waiting:
             self.together.depth += 1
-            try:
-                batch = self._waiting[:]
-                del self._waiting[: len(batch)]  # always the same list: somebody may be about to append to it
-                for one, line in batch:
-                    begin, self._size = self._size, self._size + len(line)
-                    _add(one.places, begin, self._size)
-                if self.failure is None and not self.inherited:
-                    self._write(b"".join([line for _, line in batch]))
-            except Exception as error:
-                self.failure = error
-            finally:
-                self.together.depth -= 1
+            batch = self._waiting[:]
+            del self._waiting[: len(batch)]  # always the same list: somebody may be about to append to it
+            self._put(batch, b"".join([line for _, line in batch]))
+
+    def _put(self, batch: Sequence[tuple[_Written, bytes]], data: bytes) -> None:
+        """Writes these lines, which are the data. What garbage collection ends meanwhile, in any line, waits: the depth is
+        one more than the caller's, until all is written."""
+        try:
+            for one, line in batch:
+                begin, self._size = self._size, self._size + len(line)
+                _add(one.places, begin, self._size)
+            if self.failure is None and not self.inherited:
+                self._write(data)
+        except Exception as error:
+            self.failure = error
+        finally:
+            self.together.depth -= 1
 
     def _break_off(self, one: _Written) -> None:
         """Ends an exchange with what no line can hold, which was noted last."""
