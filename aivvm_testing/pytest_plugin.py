@@ -76,7 +76,18 @@ def pytest_configure(config: pytest.Config) -> None:
         try:
             check_settings({name: _setting(config, name) for name in _OPTIONS})
         except ValueError as error:
-            raise pytest.UsageError(f"aivvm: {error}") from error
+            what, _, why = str(error).partition(" ")
+            where = _source(config, what) if what in _OPTIONS else what
+            raise pytest.UsageError(f"aivvm: {where} {why}") from error
+
+
+def _source(config: pytest.Config, name: str) -> str:
+    """Who says what this setting is."""
+    plain = name.replace("-", "_")
+    if config.getoption(f"aivvm_{plain}", None) is not None:
+        return f"--aivvm-{name}"
+    variable = f"AIVVM_{plain.upper()}"
+    return variable if os.environ.get(variable) else f"aivvm_{plain} of the ini file"
 
 
 def _setting(config: pytest.Config, name: str) -> str:

@@ -367,6 +367,9 @@ class Run:
                 lines += _missed(fake, error)
         if session is not None and session.records:
             lines += _recorded(session.path)
+        elif session is not None and session.fake.calls:
+            anew = self.command(item, record="rewrite", rechunk=None, fault=None)
+            lines.append(f"answered from {session.path}; to record it anew: {anew}")
         if case:
             lines.append(f"every answer was changed: {case.id}")
         if lines:

@@ -280,20 +280,28 @@ def test_an_option_goes_before_the_environment_and_that_before_marker_module_and
 @pytest.mark.parametrize(
     ("option", "error"),
     [
-        ("--aivvm-record=onse", "record is one of none, once, *but got 'onse'"),
+        ("--aivvm-record=onse", "--aivvm-record is one of none, once, *but got 'onse'"),
         ("--aivvm-rechunk=0", "a chunking is a number of bytes, *but got '0'"),
         ("--aivvm-fault=cutt", "no fault is called 'cutt'; did you mean 'cut'*"),
         ("--aivvm-fault=html_page@3", "the fault 'html_page' happens at no chunk*"),
-        ("--aivvm-orphans=eat", "orphans is one of report, fail, delete, ignore, but got 'eat'"),
-        ("--aivvm-max-age=old", "max-age takes days, such as 90, but got 'old'"),
-        ("--aivvm-max-age=inf", "max-age takes days, such as 90, but got 'inf'"),
-        ("--aivvm-upstream=foo", "upstream is a url, such as https://chat.aivvm.com, but got 'foo'"),
+        ("--aivvm-orphans=eat", "--aivvm-orphans is one of report, fail, delete, ignore, but got 'eat'"),
+        ("--aivvm-max-age=old", "--aivvm-max-age takes days, such as 90, but got 'old'"),
+        ("--aivvm-max-age=inf", "--aivvm-max-age takes days, such as 90, but got 'inf'"),
+        ("--aivvm-upstream=foo", "--aivvm-upstream is a url, such as https://chat.aivvm.com, but got 'foo'"),
     ],
 )
 def test_a_setting_that_cannot_work_ends_the_run_at_once(suite, option, error):
     result = suite.runpytest(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: aivvm: {error}"])
+
+
+def test_a_setting_that_cannot_work_is_told_by_where_it_comes_from(suite, monkeypatch):
+    suite.runpytest("-o", "aivvm_max_age=old").stderr.fnmatch_lines(
+        ["ERROR: aivvm: aivvm_max_age of the ini file takes days, such as 90, but got 'old'"]
+    )
+    monkeypatch.setenv("AIVVM_RECORD", "bogus")
+    suite.runpytest().stderr.fnmatch_lines(["ERROR: aivvm: AIVVM_RECORD is one of none, *but got 'bogus'"])
 
 
 def test_names_of_files_are_safe_and_never_shared(suite, upstream):
@@ -887,6 +895,20 @@ def test_a_failure_repeats_from_where_the_run_began(suite, monkeypatch, upstream
             "no reply for POST *",
             "*on(contains='other')*",
             f"again: python -m pytest test_there.py::test_swallows {kept}",
+        ]
+    )
+
+
+def test_a_failed_test_says_what_it_was_answered_from_and_how_to_record_it_anew(suite, upstream):
+    suite.makepyfile(RECORDED)
+    suite.runpytest("--aivvm-record=once", f"--aivvm-upstream={upstream.url}").assert_outcomes(passed=1)
+    suite.makepyfile(RECORDED.replace('== "one two"', '== "something else"'))
+    result = suite.runpytest("--aivvm-record=once", f"--aivvm-upstream={upstream.url}")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "answered from *test_asks.jsonl; to record it anew: python -m pytest *::test_asks --aivvm-record=rewrite *",
+            "again: python -m pytest *",
         ]
     )
 
