@@ -496,7 +496,8 @@ class BlankedReply:
     def head(self, reason: str, headers: Headers) -> tuple[str, Headers]:
         """The head came: its reason and header fields without the secrets; those are looked for in what follows."""
         self._headed = True
-        headers = Headers(headers)  # of somebody else's transport, they may be none
+        if not isinstance(headers, Headers):  # of somebody else's transport
+            headers = Headers(headers)
         self._members.expect(headers.get("content-type", ""))
         is_text = isinstance(reason, str)  # else the journal refuses it, without hurting the reader
         policy = self._redaction

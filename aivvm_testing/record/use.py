@@ -231,7 +231,7 @@ class RecordingSession(Interception):
         if replays:
             return super().connection(adapter, request, onward)
         self._asked = True
-        pool: urllib3.HTTPConnectionPool = tapped_pool(onward(), self._open_tap())
+        pool: urllib3.HTTPConnectionPool = tapped_pool(onward(), self._tap or self._open_tap())
         return pool
 
     def gave(self, pool: object) -> bool:

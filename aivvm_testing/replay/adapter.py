@@ -149,6 +149,8 @@ def names_of(url: str) -> tuple[Host, ...]:
     return tuple([(name, only) for name in names for only in (port, None)])
 
 
+_MOST_REMEMBERED = 256
+
 _lock = threading.Lock()  # for the methods of adapter classes, and for what follows
 _active: tuple[Interception, ...] = ()  # in the order of entering
 _entered: ContextVar[tuple[Interception, ...]] = ContextVar("entered", default=())  # by this thread or task
@@ -178,6 +180,7 @@ class Interception:
     ) -> None:
         self._hosts = named(hosts)
         self._allowed = named(allow, "allow")
+        self._meant: dict[str, bool | None] = {}
         if not self._hosts:
             raise ValueError("hosts names those that the fake answers for, '*' for all, but got none")
         if both := [self._hosts[host] for host in self._hosts if host in self._allowed]:
@@ -224,14 +227,17 @@ class Interception:
         if self._must_be_asked and not self._asked:
             raise SetupFailure(self._nothing_came())
 
-    def means(self, names: Iterable[Host]) -> bool | None:
-        """Whether a host that may be called so is answered (True), allowed (False) or neither."""
-        for name in names:
-            if name in self._hosts:
-                return True
-            if name in self._allowed:
-                return False
-        return None
+    def means(self, url: str) -> bool | None:
+        """Whether the host of this url is answered (True), allowed (False) or neither."""
+        if url in self._meant:  # mostly it is one that was asked before
+            return self._meant[url]
+        names = names_of(url)
+        meant = next(
+            (name in self._hosts for name in names if name in self._hosts or name in self._allowed), None
+        )
+        if len(self._meant) < _MOST_REMEMBERED:
+            self._meant[url] = meant
+        return meant
 
     def leads(self, adapter: HTTPAdapter) -> None:
         """Sees to it that `connection` is asked where the adapter's class has another way to its connections."""
@@ -286,10 +292,9 @@ def _answering(method: str, url: str) -> Interception | None:
     if len(active) > 1:
         here = _entered.get()
         active = tuple(sorted(active[::-1], key=lambda one: one not in here))
-    names = names_of(url)
     allowed = False
     for one in active:
-        answered = one.means(names)
+        answered = one.means(url)
         if answered:
             return one
         allowed = allowed or answered is False
