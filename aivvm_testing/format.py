@@ -309,7 +309,6 @@ _LONG = 512
 
 def chunk_line(data: bytes, at: float | None, tag: bytes = b"") -> bytes:
     """At half the cost of other events for most long text, as there is much of it."""
-    moment = "" if at is None else f'"at": {float(at)!r}, '
     if (
         len(data) < _LONG
         or len(data.translate(None, _SUSPECT)) != len(data)
@@ -317,16 +316,23 @@ def chunk_line(data: bytes, at: float | None, tag: bytes = b"") -> bytes:
         or (b"\xe2" in data and (b"\xe2\x80" in data or b"\xe2\x81" in data))
         or (b"\xef" in data and b"\xef\xbb\xbf" in data)
     ):
-        return _line(moment + _data(data), tag)
+        return _general_chunk_line(data, at, tag)
     if not data.isascii():
         try:
             data.decode()
         except UnicodeDecodeError:
-            return _line(moment + _data(data), tag)
+            return _general_chunk_line(data, at, tag)
     for plain, escaped in _SHORT_ESCAPES:
         if plain in data:
             data = data.replace(plain, escaped)
-    return b'{%b%b"text": "%b"}\n' % (tag, moment.encode(), data)
+    if at is None:
+        return b'{%b"text": "%b"}\n' % (tag, data)
+    return b'{%b"at": %a, "text": "%b"}\n' % (tag, float(at), data)
+
+
+def _general_chunk_line(data: bytes, at: float | None, tag: bytes) -> bytes:
+    moment = "" if at is None else f'"at": {float(at)!r}, '
+    return _line(moment + _data(data), tag)
 
 
 def _escaped(match: re.Match[bytes]) -> bytes:
