@@ -224,7 +224,7 @@ def test_what_ends_while_a_line_is_written_is_told_once_and_after_it(
     dropped = journal.begin(GET, 0.0)
     journal.head(dropped, Head(status=404))
     n = journal.begin(GET, 0.5)
-    journal._file = Interrupted(journal._file)  # type: ignore[assignment]
+    journal._file = Interrupted(journal._file)  # type: ignore[assignment]  # a stand-in
     if itself:
         journal.end(dropped, Ending("closed"))
     journal.head(n, Head())

@@ -509,7 +509,7 @@ def test_header_fields_that_are_not_of_our_own_type_are_recorded(tmp_path: Path)
     class Odd:
         def send(self, request: Request, *, timeout: object) -> Response:
             response = Response(200, "OK", Headers(), [b"as it is"])
-            response.headers = Fields([("content-type", "text/plain")])  # type: ignore[assignment]
+            response.headers = Fields([("content-type", "text/plain")])  # type: ignore[assignment]  # a stand-in
             return response
 
     path = tmp_path / "session.jsonl"
