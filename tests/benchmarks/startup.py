@@ -1,7 +1,7 @@
 """Area F: what an import costs, and how late the first chunk comes while recording.
 
-A recorder is compared with none that asks in the same way: through a transport, by a one-shot `requests.post`, or by a
-Session whose connection is open. The upstream is a process of its own.
+A recorder is compared with none that asks in the same way: through a transport, by a one-shot `requests.post`, by a new
+Session, or by a Session whose connection is open. The upstream is a process of its own.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ IMPORTED = (
 RECORDING_PEERS = ("vcrpy, YAML", "betamax", "cassetter")
 TRANSPORT = "transport"
 ONE_SHOT = "requests.post"
+NEW_SESSION = "new Session"
 KEPT_ALIVE = "open connection"
 SLOW_ROUNDS = 5
 
@@ -97,6 +98,7 @@ FIRST_CHUNK: dict[str, dict[str, Door]] = {
         BARE: _one_shot(bare),
         TAP_2: _one_shot(RECORDERS[TAP_2].recording),
     },
+    NEW_SESSION: {BARE: bare, TAP_2_ADAPTER: RECORDERS[TAP_2_ADAPTER].recording},
     KEPT_ALIVE: {
         BARE: bare,
         TAP_2: RECORDERS[TAP_2].recording,
