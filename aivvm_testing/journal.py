@@ -182,9 +182,8 @@ class Journal:
                     for had in before:
                         file.writelines(exchange_lines(had.request, had.reply, had.started))
                     if os.fstat(journal.fileno()).st_size != self._size:
-                        _found(
-                            journal, [one.n for one in self._written]
-                        )  # tells the line, where a line is wrong
+                        # Tells the line, where a line is wrong.
+                        _found(journal, [one.n for one in self._written])
                         raise CorruptRecording(self.journal_path, 0, _NOT_OURS)
                     for one in sorted(self._written, key=lambda one: (one.started, one.n)):
                         file.writelines(_untagged(journal, one.n, one.places))

@@ -39,9 +39,10 @@ class Tap:
 
     Times come from `clock` (the system's by default), in seconds since each request was sent, rounded to microseconds.
     Exchanges start when they do on the system's clock, and all at 0.0 on a virtual one; those that start together are
-    kept in the order of their `begin`. A tap that is open when the process ends is closed then. A recording that goes on was `recorded_at` that moment, and `began` so many
-    seconds ago. `begun` is told each request, redacted, once it is written. Raises `FileExistsError` where another recorder writes to `path`, and `OSError`
-    where nothing can be written.
+    kept in the order of their `begin`. A recording that goes on was `recorded_at` that moment, and `began` so many
+    seconds ago. `begun` is told each request, redacted, once it is written. A tap that is open when the process ends is
+    closed then. Raises `FileExistsError` where another recorder writes to `path`, and `OSError` where nothing can be
+    written.
     """
 
     def __init__(
