@@ -296,11 +296,14 @@ class Members:
     def __init__(self, redaction: Policy, content_type: str = "json") -> None:
         self._redaction = redaction
         self._around: list[bytes] = []  # the brackets of the list or object of secrets
-        self.expect(content_type)
-
-    def expect(self, content_type: str) -> None:
-        """The text will be of this type; before the first of it."""
         self._sure = _has_members(content_type)
+
+    def passes(self, data: bytes) -> bool:
+        """Whether there is nothing to be found in this data, nor in what follows, as it is no JSON."""
+        if not self._sure and (begun := data.lstrip(_BEFORE_JSON)):
+            self._sure = True
+            self.idle = begun[:1] not in (b"{", b"[")
+        return self.idle
 
     @property
     def inside(self) -> bool:
@@ -310,10 +313,7 @@ class Members:
     def feed(self, data: bytes) -> list[Piece]:
         """The parts of secret values in this data."""
         found: list[Piece] = []
-        if not self._sure and (begun := data.lstrip(_BEFORE_JSON)):
-            self._sure = True
-            self.idle = begun[:1] not in (b"{", b"[")
-        if self.idle or not self._sure:
+        if self.passes(data) or not self._sure:
             return found
         at = 0
         if self._inside >= 0:

@@ -85,7 +85,7 @@ class SystemClock:
         self._local = _Local()
 
     def exchange(self) -> Beginning:
-        return Beginning(self._local, self.timer())
+        return Beginning(self._local, self._local.timer or _SystemTimer())
 
     def timer(self) -> Timer:
         return self._local.timer or _SystemTimer()

@@ -75,7 +75,8 @@ def exchange_lines(request: Request, reply: Reply, started: float) -> Iterator[b
 
 def request_line(request: Request, started: float, tag: bytes = b"") -> bytes:
     """Raises `ValueError` where none can hold it."""
-    method, url, headers, body = checked_request(request)
+    method, url, headers, body = request
+    _check(method, url)
     content = f", {_json_form(body) or _data(body)}" if body else ""
     return _line(
         f'"request": {{"method": {_quoted(method)}, "url": {_quoted(url)}, "headers": [{_pairs(headers)}]{content}}}, '
@@ -86,14 +87,14 @@ def request_line(request: Request, started: float, tag: bytes = b"") -> bytes:
 
 def checked_request(request: Request) -> Request:
     """The request. Raises `ValueError` where no request line can hold its method, or nobody can take its url apart."""
-    if _NO_METHOD.search(request.method):
-        raise ValueError(f"a method holds no control characters, but got {_shown(request.method)}")
-    _check_url(request.url)
+    _check(request.method, request.url)
     return request
 
 
-@lru_cache(maxsize=64)  # mostly it is one that was asked before
-def _check_url(url: str) -> None:
+@lru_cache(maxsize=64)  # mostly they are those that were asked before
+def _check(method: str, url: str) -> None:
+    if _NO_METHOD.search(method):
+        raise ValueError(f"a method holds no control characters, but got {_shown(method)}")
     try:
         url.encode()
         _ = urlsplit(url).port
@@ -309,30 +310,30 @@ _LONG = 512
 
 def chunk_line(data: bytes, at: float | None, tag: bytes = b"") -> bytes:
     """At half the cost of other events for most long text, as there is much of it."""
+    if len(data) >= _LONG and _is_plain(data):
+        for plain, escaped in _SHORT_ESCAPES:
+            if plain in data:
+                data = data.replace(plain, escaped)
+        if at is None:
+            return b'{%b"text": "%b"}\n' % (tag, data)
+        return b'{%b"at": %a, "text": "%b"}\n' % (tag, float(at), data)
+    content = _data(data)
+    return _line(content if at is None else f'"at": {float(at)!r}, {content}', tag)
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether it is text of which a line needs no other escapes than the short ones."""
     if (
-        len(data) < _LONG
-        or len(data.translate(None, _SUSPECT)) != len(data)
+        len(data.translate(None, _SUSPECT)) != len(data)
         or len(data) > MAX_LINE // 2
         or (b"\xe2" in data and (b"\xe2\x80" in data or b"\xe2\x81" in data))
         or (b"\xef" in data and b"\xef\xbb\xbf" in data)
     ):
-        return _general_chunk_line(data, at, tag)
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            return _general_chunk_line(data, at, tag)
-    for plain, escaped in _SHORT_ESCAPES:
-        if plain in data:
-            data = data.replace(plain, escaped)
-    if at is None:
-        return b'{%b"text": "%b"}\n' % (tag, data)
-    return b'{%b"at": %a, "text": "%b"}\n' % (tag, float(at), data)
-
-
-def _general_chunk_line(data: bytes, at: float | None, tag: bytes) -> bytes:
-    moment = "" if at is None else f'"at": {float(at)!r}, '
-    return _line(moment + _data(data), tag)
+        return False
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _escaped(match: re.Match[bytes]) -> bytes:

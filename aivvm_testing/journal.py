@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from math import inf
 from typing import BinaryIO, TypeAlias
 
 try:
@@ -122,31 +123,32 @@ class Journal:
                 return n
             one = _Written(started, n)
             if self._tell(one, request_line, request, started):
+                one.last = 0.0
                 self._written.append(one)
                 self._open[n] = one
             else:
                 self._unheld[-1] = f"exchange {n}, {_named(request)}, is not in it: {self._unheld[-1]}"
         return n
 
-    def head(self, n: int, head: Head) -> None:
-        """The head of exchange `n` is there."""
+    def head(self, n: int, head: Head, at: float | None = None) -> None:
+        """The head of exchange `n` is there, `at` so many seconds if not at those that it says."""
         with self._lock:
             one = self._open.get(n)
-            if one is not None and not self._tell(one, head_line, head, one.moment(head.at)):
+            if one is not None and not self._tell(one, head_line, head, head.at if at is None else at):
                 self._break_off(one)
 
     def chunk(self, n: int, data: bytes, at: float) -> None:
         """A chunk of exchange `n` came."""
         with self._lock:
             one = self._open.get(n)
-            if one is not None and not self._tell(one, chunk_line, data, one.moment(at)):
+            if one is not None and not self._tell(one, chunk_line, data, at):
                 self._break_off(one)
 
     def end(self, n: int, ending: Ending) -> None:
         """Exchange `n` has ended. The first ending counts."""
         with self._lock:
             one = self._open.pop(n, None)
-            if one is not None and not self._tell(one, ending_line, ending, one.moment(ending.at)):
+            if one is not None and not self._tell(one, ending_line, ending, ending.at):
                 self._break_off(one)
 
     def finish(self, before: Iterable[Exchange] = ()) -> None:
@@ -207,12 +209,18 @@ class Journal:
         self._waiting.clear()
         self.inherited = True
 
-    def _tell(self, one: _Written, make: Callable[..., bytes], *args: object) -> bool:
-        """Writes the line down that `make` gives; false where there is none, and why is noted."""
+    def _tell(self, one: _Written, make: Callable[..., bytes], event: object, at: float) -> bool:
+        """Writes the line down that `make` gives of the event; false where there is none, and why is noted.
+
+        `at` is in it where it says something new, and is no step back.
+        """
         if self.failure is not None:
             return True
         try:
-            line = make(*args, b'"x": %d, ' % one.n)
+            moment = None
+            if at > one.last:
+                one.last = moment = at
+            line = make(event, moment, b'"x": %d, ' % one.n)
         except Exception as error:
             self._unheld.append(_told(error))
             return False
@@ -223,8 +231,14 @@ class Journal:
             together.depth = 1
             try:
                 begin, self._size = self._size, self._size + len(line)
-                _add(one.places, begin, self._size)
-                self._write(line)
+                places = one.places
+                if places and places[-1] == begin:
+                    places[-1] = self._size
+                else:
+                    places.extend((begin, self._size))
+                written = self._file.write(line)
+                if written < len(line):
+                    self._write(line[written:])
             except Exception as error:
                 self.failure = error
             finally:
@@ -259,7 +273,7 @@ class Journal:
         """Ends an exchange with what no line can hold, which was noted last."""
         why = self._unheld[-1]
         self._unheld[-1] = f"exchange {one.n} breaks off in it: {why}"
-        self._tell(one, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), None)
+        self._tell(one, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), 0.0)
         self._open.pop(one.n, None)
 
     def _write(self, data: bytes) -> None:
@@ -275,15 +289,8 @@ class _Written:
     def __init__(self, started: float, n: int) -> None:
         self.started = started
         self.n = n
-        self.last = 0.0
+        self.last = -inf
         self.places: _Places = array("Q")
-
-    def moment(self, at: float) -> float | None:
-        """`at` where it says something new; None where it is omitted, or would be a step back."""
-        if at > self.last:
-            self.last = at
-            return at
-        return None
 
 
 class _Together:

@@ -195,7 +195,7 @@ class Redaction:
     _known: dict[str, bool] = field(init=False, repr=False, compare=False)
     _harmless: set[bytes] = field(init=False, repr=False, compare=False)
     _plain_fields: set[tuple[str, str]] = field(init=False, repr=False, compare=False)
-    _plain_heads: set[tuple[str, Headers]] = field(init=False, repr=False, compare=False)
+    _plain_heads: dict[tuple[str, Headers], str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def become(name: str, value: object) -> None:
@@ -209,7 +209,7 @@ class Redaction:
         become("_known", {})
         become("_harmless", set())
         become("_plain_fields", set())
-        become("_plain_heads", set())
+        become("_plain_heads", {})
         for name in self.keep:
             if not self.is_secret(name) or _plain(name) in map(_plain, self.names):
                 near = get_close_matches(_plain(name), self._names, 1)
@@ -271,12 +271,12 @@ class Redaction:
                 found += [body[begin:end].decode() for begin, end in numbers]
                 ones = b"".join([_DIGIT.sub(b"1", body[begin:end]) for begin, end in numbers])
                 body = _put_back(ones, body, _gaps(numbers, len(body)))
-        if in_url := self.url_secrets(url):
+        if ("=" in url or "@" in url) and (in_url := self.url_secrets(url)):
             url = _blanked(url, in_url, found)
         headers = self._blanked_headers(headers, found)
         secrets = Secrets(found, self.compiled) if found or self.patterns else NO_SECRETS
         redacted = Request(method, url, headers, body)
-        if secrets:
+        if secrets.searched:
             redacted = secrets.blank_request(redacted)
             for _ in range(_SETTLING if self.patterns else 0):
                 redacted, before = secrets.blank_request(redacted), redacted
@@ -325,11 +325,11 @@ class Redaction:
             blanked.append(pair)
         return Headers(blanked) if found or not isinstance(headers, Headers) else headers
 
-    def _remember_plain(self, reason: str, headers: Headers) -> None:
+    def _remember_plain(self, reason: str, headers: Headers, content_type: str) -> None:
         if len(reason) + sum([len(name) + len(value) for name, value in headers]) <= _MAX_HEAD_REMEMBERED:
             if len(self._plain_heads) >= _MOST_HEADS_REMEMBERED:
                 self._plain_heads.clear()
-            self._plain_heads.add((reason, headers))
+            self._plain_heads[reason, headers] = content_type
 
     # Where they are: spans of characters or bytes
 
@@ -486,7 +486,8 @@ class BlankedReply:
         self._write = write
         self._plain = False  # nothing to look for, from here on
         self._headed = False
-        self._members = Members(redaction, "")
+        self._content_type = ""
+        self._members: Members | None = None  # of the body, once there is one
         self._search: Search | None = None
         self._begin = 0  # of the first chunk that waits
         self._waiting: list[tuple[bytes, float]] = []
@@ -498,12 +499,14 @@ class BlankedReply:
         self._headed = True
         if not isinstance(headers, Headers):  # of somebody else's transport
             headers = Headers(headers)
-        self._members.expect(headers.get("content-type", ""))
         is_text = isinstance(reason, str)  # else the journal refuses it, without hurting the reader
         policy = self._redaction
-        may_be_plain = is_text and not self._secrets and policy.edit_headers is None
-        if may_be_plain and (reason, headers) in policy._plain_heads:
+        may_be_plain = is_text and not self._secrets.searched and policy.edit_headers is None
+        known = policy._plain_heads.get((reason, headers)) if may_be_plain else None
+        if known is not None:
+            self._content_type = known
             return reason, headers
+        self._content_type = headers.get("content-type", "")
         found: list[str] = []
         blanked = policy._blanked_headers(headers, found)
         if is_text:
@@ -511,7 +514,7 @@ class BlankedReply:
         if found:
             self._secrets = self._secrets.and_also(found)
         elif may_be_plain:
-            policy._remember_plain(reason, headers)
+            policy._remember_plain(reason, headers, self._content_type)
         if self._secrets:
             blanked = self._secrets.blank_headers(blanked)
             if is_text:
@@ -525,13 +528,17 @@ class BlankedReply:
         if self._plain:
             self._write(data, at)
             return
+        members = self._members = self._members or Members(self._redaction, self._content_type)
+        if not self._secrets.searched and members.passes(data):
+            self._plain = True
+            self._write(data, at)
+            return
         with self._lock:
-            data = self._members.blank(data)
+            data = members.blank(data)
             if self._secrets:
                 self._waiting.append((data, at))
                 self._pass_on(data)
             else:
-                self._plain = self._members.idle
                 self._write(data, at)
 
     def finish(self, data: bytes = b"", *, complete: bool = False) -> bytes:
@@ -541,11 +548,14 @@ class BlankedReply:
         `complete`, it may be a head, and anything may follow: then its lines are also looked at as header fields. What
         is not `complete` may break off within a secret: its beginning is blanked out, too.
         """
+        if not data and not self._secrets:
+            return data
         with self._lock:
             if data and (complete or not self._headed):
                 data = self._without_fields(data)
             frames = [match.span() for match in _FRAME.finditer(data)] if data else []
-            body = self._members.blank(_between(data, frames))
+            members = self._members = self._members or Members(self._redaction, self._content_type)
+            body = members.blank(_between(data, frames))
             if self._secrets:
                 self._pass_on(body, last=True, breaks_off=not complete)
                 body = painted(body, self._spans, self._begin)

@@ -8,12 +8,13 @@ that stops decoding later ends there. Bytes, sockets and what a caller is told a
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from aivvm.transport import Headers
-from aivvm_testing.record.answer import AnswerChunk, AnswerEvent, AnswerHead, AnswerParser
+from aivvm_testing.record.answer import AnswerChunk, AnswerEvent, AnswerParser
 from aivvm_testing.record.coding import Decoding
 from aivvm_testing.record.tap import Entry
-from aivvm_testing.reply import EndingKind
+from aivvm_testing.reply import EndingKind, Head
 
 
 class Account:
@@ -30,15 +31,18 @@ class Account:
         self._entry = entry
         self._answer = answer
         self._decoding: Decoding | None = None
-        self._held: tuple[AnswerHead, float] | None = None  # until it is known whether its body decodes
+        self._held: tuple[Head, float] | None = None  # until it is known whether its body decodes
 
     def note(self, event: AnswerEvent, at: float | None = None) -> None:
         """This was found; but how an answer broke off, which the end of one that is `cut` does not tell, is for `end`."""
         if self.kind is not None:
             return
         if isinstance(event, AnswerChunk):
-            self._chunk(event.data, at)
-        elif isinstance(event, AnswerHead):
+            data = event.data if self._decoding is None else self._undone(event.data, at)
+            if data:
+                self._entry.chunk(data, at=at)
+                self.chunks += 1
+        elif isinstance(event, Head):
             self._head(event, at)
         elif event.kind == "complete":
             self._complete(event.data, at)
@@ -59,44 +63,40 @@ class Account:
             self.kind = kind
             self._entry.end(kind, why, data or self._decoded(rest), at=at)
 
-    def _head(self, head: AnswerHead, at: float | None) -> None:
+    def _head(self, head: Head, at: float | None) -> None:
         self.status = head.status
         if self._answer.until_close:
             # Only its connection says where it ends. A replay is to know, as a reply that does not say so is chunked.
-            head = head._replace(headers=Headers([*head.headers, ("Connection", "close")]))
-        if head.headers.get("content-encoding") is not None:
-            coding = ", ".join(head.headers.get_all("content-encoding"))
-            if coding.strip(" \t,").lower() not in ("", "identity"):
-                with suppress(ValueError):
-                    self._decoding = Decoding(coding)
-                    self._held = head, self._entry.now() if at is None else at
-                    return
-        self._entry.head(head.status, head.reason, head.headers, at=at, decoded=False)
+            head = replace(head, headers=Headers([*head.headers, ("Connection", "close")]))
+        if self._answer.coding:
+            with suppress(ValueError):
+                self._decoding = Decoding(self._answer.coding)
+                self._held = head, self._entry.now() if at is None else at
+                return
+        self._entry.head(head, at=at, decoded=False)
 
     def _release(self, *, decoded: bool) -> None:
         assert self._held is not None
-        (status, reason, headers, _), at = self._held
+        head, at = self._held
         self._held = None
         if not decoded:
             self._decoding = None
-        self._entry.head(status, reason, headers, at=at, decoded=decoded)
+        self._entry.head(head, at=at, decoded=decoded)
 
-    def _chunk(self, data: bytes, at: float | None) -> None:
-        if self._decoding is not None:
-            try:
-                decoded = self._decoding.feed(data)
-            except ValueError as error:
-                if self._held is None:
-                    self._undecodable(error, at)
-                    return
-                self._release(decoded=False)
-            else:
-                data = decoded
-                if self._held is not None:
-                    self._release(decoded=True)
-        if data:
-            self._entry.chunk(data, at=at)
-            self.chunks += 1
+    def _undone(self, data: bytes, at: float | None) -> bytes:
+        """What these bytes are without their coding; nothing where they end the answer, as they are not in it."""
+        assert self._decoding is not None
+        try:
+            decoded = self._decoding.feed(data)
+        except ValueError as error:
+            if self._held is None:
+                self._undecodable(error, at)
+                return b""
+            self._release(decoded=False)
+            return data
+        if self._held is not None:
+            self._release(decoded=True)
+        return decoded
 
     def _complete(self, data: bytes, at: float | None) -> None:
         if self._decoding is not None and self._held is None:

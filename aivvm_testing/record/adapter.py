@@ -29,7 +29,7 @@ from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock, Timer, microseconds
 from aivvm_testing.errors import SetupFailure
 from aivvm_testing.record.account import Account
-from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerEvent, AnswerParser
+from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerParser
 from aivvm_testing.record.tap import Tap
 from aivvm_testing.redaction import DEFAULT, Redaction
 from aivvm_testing.reply import EndingKind
@@ -200,12 +200,14 @@ class TappedPool(_Pool):
     def _make_request(self, conn: Any, *args: Any, **options: Any) -> Any:
         with self._tap.clock.exchange() as timer:
             attempt = _Attempt(self._tap, timer, self, args, options)
+            untap = attempt.tap(conn)
             try:
-                with _Tapping(conn, attempt):
-                    response = super()._make_request(conn, *args, **options)
+                response = super()._make_request(conn, *args, **options)
             except BaseException as error:
                 attempt.failed(error)
                 raise
+            finally:
+                untap()
             attempt.answered()
             return response
 
@@ -259,45 +261,6 @@ def _subclass(kind: type, owner: type) -> type:
     # What is its own is in slots, as its dictionary is the owner's. So is its name: it stands in the texts of errors.
     own = tuple(kind.__annotations__)
     return type(owner.__name__, (kind, owner), {"__slots__": own, "__module__": owner.__module__})
-
-
-class _Tapping:
-    """For as long as one request is under way, its connection's socket tells the attempt what passes.
-
-    Afterwards the connection is as it was; what reads the answer goes on telling.
-    """
-
-    __slots__ = ("_attempt", "_conn", "_connect")
-
-    def __init__(self, conn: Any, attempt: _Attempt) -> None:
-        self._conn = conn = vars(conn).get("real_connection", conn)  # vcrpy puts one of its own before it
-        self._attempt = attempt
-        self._connect = vars(conn).get("connect")
-
-    def __enter__(self) -> None:
-        conn = self._conn
-        if conn.sock is None:
-            conn.connect = self._connecting(conn.connect)
-        else:
-            conn.sock = _Socket(conn.sock, self._attempt)
-
-    def _connecting(self, connect: Callable[[], None]) -> Callable[[], None]:
-        def connecting() -> None:
-            self._attempt.connecting = "directly"
-            connect()
-            self._attempt.connecting = None
-            self._conn.sock = _Socket(self._conn.sock, self._attempt)
-
-        return connecting
-
-    def __exit__(self, *exc_info: object) -> None:
-        conn = self._conn
-        if self._connect is not None:
-            conn.connect = self._connect
-        else:
-            vars(conn).pop("connect", None)
-        if isinstance(conn.sock, _Socket):
-            conn.sock = conn.sock.own
 
 
 class _Socket:
@@ -410,15 +373,51 @@ class _Attempt:
         self._asked = args, options
         self._sent: list[bytes] = []  # and not looked at yet
 
+    def tap(self, conn: Any) -> Callable[[], None]:
+        """From now on the connection's socket tells what passes, until what this gives is called.
+
+        Then the connection is as it was; what reads the answer goes on telling.
+        """
+        own = vars(conn)
+        if "real_connection" in own:  # vcrpy puts one of its own before it
+            conn = own["real_connection"]
+            own = vars(conn)
+        before = own.get("connect")
+        if conn.sock is not None:
+            conn.sock = _Socket(conn.sock, self)
+        else:
+            connect = conn.connect
+
+            def connecting() -> None:
+                self.connecting = "directly"
+                connect()
+                self.connecting = None
+                conn.sock = _Socket(conn.sock, self)
+
+            conn.connect = connecting
+
+        def untap() -> None:
+            if before is not None:
+                conn.connect = before
+            else:
+                own.pop("connect", None)
+            if isinstance(conn.sock, _Socket):
+                conn.sock = conn.sock.own
+
+        return untap
+
     # The request
 
-    @_harmless
     def sent(self, data: Any) -> None:
         """These bytes were sent, or some of them."""
         if self._account is None and self._refusal is None:
             self._sent.append(bytes(data))
             if len(self._sent) > _UNSEEN:
-                self._look()
+                self._is_long()
+
+    @_harmless
+    def _is_long(self) -> None:
+        self._look()
 
     @_harmless
     def awaits(self) -> None:
@@ -445,7 +444,7 @@ class _Attempt:
     def _begin(self, request: Request) -> Account:
         if self._pool.proxy is not None:
             request = request._replace(headers=request.headers.without("proxy-authorization"))
-        self._answer = AnswerParser(self._meant("method"))
+        self._answer = AnswerParser(request.method)
         self._account = Account(self._tap.begin(request, self._timer), self._answer)
         return self._account
 
@@ -488,28 +487,26 @@ class _Attempt:
     def came(self, data: bytes) -> None:
         """These bytes came; none are the end of the connection."""
         account = self._account or self._begun()
-        self._at = microseconds(self._timer.elapsed())
+        at = self._at = microseconds(self._timer.elapsed())
         if self._malformed is not None:
             self._malformed += data
             if not data or len(self._malformed) > MAX_CHUNK:
-                self._end("cut", at=self._at)
+                self._end("cut", at=at)
             return
         events = self._answer.feed(data) if data else self._answer.finish()
-        if len(events) > 1:
-            with self._tap.together:
-                self._note(account, events, data)
+        if len(events) == 1:
+            account.note(events[0], at)
         else:
-            self._note(account, events, data)
-
-    def _note(self, account: Account, events: list[AnswerEvent], data: bytes) -> None:
-        for event in events:
-            if not isinstance(event, AnswerEnd) or event.kind == "complete":
-                account.note(event, self._at)
-                self.over = account.kind is not None
-            elif data:
-                self._malformed = bytearray(event.data)
+            with self._tap.together:
+                for event in events:
+                    account.note(event, at)
+        if account.kind is not None:
+            self.over = True
+        elif events and isinstance(end := events[-1], AnswerEnd):
+            if data:
+                self._malformed = bytearray(end.data)
             else:
-                self._end("cut", rest=event.data, at=self._at)
+                self._end("cut", rest=end.data, at=at)
 
     # Its end
 
@@ -525,16 +522,19 @@ class _Attempt:
         handshake = self.connecting == "directly" and self._pool.scheme == "https"
         self._end(*_ending_of(error, self._has_head, connecting=bool(self.connecting), handshake=handshake))
 
-    @_harmless
     def answered(self) -> None:
         """The caller has the head of the answer."""
         self._sending = False
         if not self._read:
-            self._begun()
-            raise SetupFailure(
-                f"the answer to a {self._meant('method')} to {self._authority} is not recorded: it is not read as http.client "
-                "reads answers"
-            )
+            self._misses()
+
+    @_harmless
+    def _misses(self) -> None:
+        self._begun()
+        raise SetupFailure(
+            f"the answer to a {self._meant('method')} to {self._authority} is not recorded: it is not read as http.client "
+            "reads answers"
+        )
 
     @_harmless
     def left(self) -> None:

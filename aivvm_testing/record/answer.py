@@ -22,18 +22,6 @@ MAX_CHUNK = 16 * 1024 * 1024
 _MAX_LINE = 4096  # of a chunk's size and its extensions
 
 
-class AnswerHead(NamedTuple):
-    """The head of the final answer, complete. `version` is `1.1` or `1.0`.
-
-    Names keep their case, order and duplicates; values are latin-1, without the blanks around them.
-    """
-
-    status: int
-    reason: str
-    headers: Headers
-    version: str = "1.1"
-
-
 class AnswerChunk(NamedTuple):
     """A part of the body, never empty. Its content-coding, if any, is not undone."""
 
@@ -49,14 +37,15 @@ class AnswerEnd(NamedTuple):
 
 _Stage: TypeAlias = Literal["head", "length", "close", "size", "long chunk", "trailers", "over"]
 
-AnswerEvent: TypeAlias = "AnswerHead | AnswerChunk | AnswerEnd"
+AnswerEvent: TypeAlias = "Head | AnswerChunk | AnswerEnd"
 
 
 class AnswerParser:
     """Turns the bytes of one answer to a request of this `method` into events.
 
-    The order is: at most one `AnswerHead`, any number of `AnswerChunk`s, one `AnswerEnd`; what is fed after that is
-    ignored. Answers with a status of 1xx are skipped; 101 leaves HTTP, and ends as `cut`.
+    The order is: at most one `Head`, that of the final answer, any number of `AnswerChunk`s, one `AnswerEnd`; what is fed
+    after that is ignored. Answers with a status of 1xx are skipped; 101 leaves HTTP, and ends as `cut`. The names of
+    header fields keep their case, order and duplicates; values are latin-1, without the blanks around them.
 
     `complete` is an answer that ended as its framing says (RFC 9112, 6.3 and 8): a chunked one with its last chunk,
     whether or not its trailers come, which are dropped. Its `data` came with the end and belongs to no answer. `cut`
@@ -73,6 +62,7 @@ class AnswerParser:
         "_method",
         "_seen",
         "_stage",
+        "coding",
         "head_size",
         "until_close",
     )
@@ -89,6 +79,8 @@ class AnswerParser:
         self._keeps = False
         self.head_size = 0
         """Bytes up to the end of the head, those of skipped answers included; what is fed beyond them is the body."""
+        self.coding = ""
+        """The codings that the head names for the content, but for `identity`; known with the head."""
         self.until_close = False
         """Whether the body ends with the connection, and nothing in the head says so; known with the head."""
 
@@ -190,9 +182,9 @@ class AnswerParser:
 
     def _remembered_head(self, data: bytes, events: list[AnswerEvent]) -> bytes:
         """Takes the head that the data begins with, where it came before and has a body; what is left is for others."""
-        size = data.find(b"\r\n\r\n", 0, min(self._max_head, _MAX_REMEMBERED)) + 4
+        size = data.find(b"\r\n\r\n", 0, _MAX_REMEMBERED) + 4
         known = _heads.get((self._method, data[:size]))
-        if known is None or (known.stage == "length" and not known.left):
+        if known is None or size > self._max_head or (known.stage == "length" and not known.left):
             return data
         self._take_head(known, size, events)
         return data[size:]
@@ -202,7 +194,7 @@ class AnswerParser:
         if known.head.status >= 200:
             events.append(known.head)
             self._stage, self._left = known.stage, known.left
-            self._keeps, self.until_close = known.keeps, known.until_close
+            self._keeps, self.until_close, self.coding = known.keeps, known.until_close, known.coding
             if self._stage == "length" and not self._left:
                 self._complete(events)
 
@@ -300,27 +292,31 @@ _SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
 class _Known(NamedTuple):
     """A head, and what it says of its body and its connection."""
 
-    head: AnswerHead
+    head: Head
     stage: _Stage
     left: int
+    coding: str
     keeps: bool = False
     until_close: bool = False
 
 
 def _known(data: bytes, method: str) -> _Known:
     """What the head that these bytes are, up to and with its empty line, says in answer to such a request."""
-    head = _parse_head(data)
+    head, version = _parse_head(data)
     fields = head.headers
+    coding = ", ".join(fields.get_all("content-encoding"))
+    if coding.strip(" \t,").lower() in ("", "identity"):
+        coding = ""
     coded = fields.get("transfer-encoding") is not None
-    framing = body_framing(Head(head.status, head.reason, fields), method)
+    framing = body_framing(head, method)
     if not isinstance(framing, int) and not (coded and framing == "chunked"):
-        return _Known(head, "close", 0, until_close=framing == "chunked")
+        return _Known(head, "close", 0, coding, until_close=framing == "chunked")
     said = _SEPARATOR.split(",".join(fields.get_all("connection")).lower())
-    persistent = "close" not in said and (head.version != "1.0" or "keep-alive" in said)
+    persistent = "close" not in said and (version != "1.0" or "keep-alive" in said)
     # Two framings, or one that HTTP/1.0 does not have: where the next answer begins is anyone's guess.
-    dubious = coded and (head.version == "1.0" or fields.get("content-length") is not None)
+    dubious = coded and (version == "1.0" or fields.get("content-length") is not None)
     stage: _Stage = "length" if isinstance(framing, int) else "size"
-    return _Known(head, stage, framing if isinstance(framing, int) else 0, persistent and not dubious)
+    return _Known(head, stage, framing if isinstance(framing, int) else 0, coding, persistent and not dubious)
 
 
 # A server repeats itself: until the next second its heads are mostly the same. Long ones are not worth their memory.
@@ -329,8 +325,8 @@ _MOST_REMEMBERED = 64
 _heads: dict[tuple[str, bytes], _Known] = {}
 
 
-def _parse_head(data: bytes) -> AnswerHead:
-    """The head that these bytes are, up to and with its empty line."""
+def _parse_head(data: bytes) -> tuple[Head, str]:
+    """The head that these bytes are, up to and with its empty line, and the version: `1.1` or `1.0`."""
     begin = data.index(b"\n") + 1
     first = _STATUS_LINE.fullmatch(data, 0, begin)
     if first is None or first[2] == b"101":
@@ -342,7 +338,7 @@ def _parse_head(data: bytes) -> AnswerHead:
     else:
         fields = _lenient_fields(data[begin:])
     version = "1.0" if first[1] == b"0" else "1.1"
-    return AnswerHead(int(first[2]), (first[3] or b"").decode("latin-1"), Headers(fields), version)
+    return Head(int(first[2]), (first[3] or b"").decode("latin-1"), Headers(fields)), version
 
 
 def _lenient_fields(data: bytes) -> list[tuple[str, str]]:

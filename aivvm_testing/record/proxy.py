@@ -40,10 +40,10 @@ from urllib.parse import urlsplit
 from aivvm.terminal import one_line
 from aivvm.transport import DEFAULT_TIMEOUT, Headers, Request, Timeout
 from aivvm_testing.record.account import Account
-from aivvm_testing.record.answer import AnswerChunk, AnswerEnd, AnswerHead, AnswerParser
+from aivvm_testing.record.answer import AnswerChunk, AnswerEnd, AnswerParser
 from aivvm_testing.record.tap import Tap
 from aivvm_testing.redaction import DEFAULT, Redaction, redact_text
-from aivvm_testing.reply import HEADLESS_KINDS, EndingKind
+from aivvm_testing.reply import HEADLESS_KINDS, EndingKind, Head
 from aivvm_testing.sockets import reset_on_close, unacknowledged
 from aivvm_testing.wire import CONTINUE, AwaitsContinue, Event, Incoming, Refusal, RequestParser
 
@@ -482,7 +482,7 @@ class _Connection:
         while True:
             data = self._receive()
             events = parser.feed(data) if data else parser.finish()
-            head = events[0] if events and isinstance(events[0], AnswerHead) else None
+            head = events[0] if events and isinstance(events[0], Head) else None
             end = events[-1] if events and isinstance(events[-1], AnswerEnd) else None
             for event in events:
                 account.note(event)

@@ -20,7 +20,7 @@ from functools import partial
 
 from aivvm.terminal import printable
 from aivvm.transport import Headers, Request
-from aivvm_testing.blanking import Secrets, placeholder
+from aivvm_testing.blanking import NO_SECRETS, placeholder
 from aivvm_testing.clock import Clock, SystemClock, Timer, microseconds
 from aivvm_testing.errors import SecretsFound, SetupFailure
 from aivvm_testing.journal import Journal
@@ -79,7 +79,16 @@ class Tap:
 
         Raises `SetupFailure` once the tap is closed: it would record nothing.
         """
-        redacted, secrets = self._redacted(request)
+        redacted: Request | None = None
+        secrets = NO_SECRETS
+        try:
+            redacted, secrets = self._redaction.redact(request)
+        except Exception as error:  # of a user's function
+            why = f"an exchange is missing, as redaction failed with {type(error).__name__}: {error}"
+            self.failed(SetupFailure(f"{self._journal.path} is written, but {why}"))
+        self._asked += 1
+        if secrets.searched and len(self._values) < _MOST_VALUES:
+            self._values |= dict.fromkeys(secrets.unmistakable)
         started = 0.0
         if not self.clock.virtual:
             before = 0.0 if timer is None else timer.elapsed()
@@ -91,7 +100,7 @@ class Tap:
             if redacted is not None:
                 n = self._journal.begin(redacted, started)
             # The journal's lock, as a second one would have to be taken before it here and after it there.
-            blanked = self._redaction.redact_reply(secrets, partial(self._journal.chunk, n), self.together)
+            blanked = BlankedReply(self._redaction, secrets, partial(self._journal.chunk, n), self.together)
             entry = Entry(self._journal, n, blanked, self._open, self.failed)
         entry.timer = timer
         if self._begun is not None and redacted is not None:
@@ -100,18 +109,6 @@ class Tap:
             except Exception as error:  # of a user's function
                 self.failed(error)
         return entry
-
-    def _redacted(self, request: Request) -> tuple[Request | None, Secrets]:
-        try:
-            redacted, secrets = self._redaction.redact(request)
-            self._asked += 1
-            if secrets and len(self._values) < _MOST_VALUES:
-                self._values |= dict.fromkeys(secrets.unmistakable)
-            return redacted, secrets
-        except Exception as error:  # of a user's function
-            why = f"an exchange is missing, as redaction failed with {type(error).__name__}: {error}"
-            self.failed(SetupFailure(f"{self._journal.path} is written, but {why}"))
-            return None, Secrets()
 
     def failed(self, error: Exception) -> None:
         """Something was not recorded as it was: `close` raises the first of these, once the rest is written."""
@@ -197,20 +194,19 @@ class Entry:
         self._failed = failed
         open[n] = self
 
-    def head(
-        self, status: int, reason: str, headers: Headers, *, at: float | None = None, decoded: bool = True
-    ) -> None:
+    def head(self, head: Head, *, at: float | None = None, decoded: bool = True) -> None:
         """The head is there, or was `at` so many seconds; not `decoded`: the chunks come in its content-coding."""
         try:
-            reason, headers = self._blanked.head(reason, headers)
+            reason, headers = self._blanked.head(head.reason, head.headers)
         except Exception as error:  # of a user's function
             self._failed(error)
             reason, headers = "", Headers()
         undone = _NO_FIELDS
         if decoded:
             headers, undone = _without_coding(Headers(headers))
-        at = self.now() if at is None else at
-        self._journal.head(self._n, Head(status, reason, headers, at, undone))
+        if reason is not head.reason or headers is not head.headers:
+            head = Head(head.status, reason, headers, decoded=undone)
+        self._journal.head(self._n, head, self.now() if at is None else at)
 
     def chunk(self, data: bytes, *, at: float | None = None) -> None:
         """A chunk came, or did `at` so many seconds."""

@@ -13,7 +13,7 @@ from aivvm.transport import Request, Response, Timeout, Transport
 from aivvm_testing.clock import Clock
 from aivvm_testing.record.tap import Entry, Tap
 from aivvm_testing.redaction import DEFAULT, Redaction, redact_text
-from aivvm_testing.reply import HEADLESS_KINDS, EndingKind
+from aivvm_testing.reply import HEADLESS_KINDS, EndingKind, Head
 
 
 class RecordingTransport:
@@ -63,7 +63,7 @@ class RecordingTransport:
             except BaseException as error:
                 entry.end(*ending_of(error, headed=False))
                 raise
-            entry.head(response.status, response.reason, response.headers)
+            entry.head(Head(response.status, response.reason, response.headers))
         return _Recorded(response, entry)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -361,21 +362,23 @@ class _Patch:
 
 def _sending(previous: Any) -> Any:
     """A `send` that goes where the request is answered: on, past what would answer itself, or nowhere."""
-    on = _send if _answers_itself(previous) else previous
+    before = _function(previous)
+    on = _send if _answers_itself(previous) else before
 
     @functools.wraps(previous)
     def send(adapter: HTTPAdapter, request: PreparedRequest, *args: Any, **kwargs: Any) -> Any:
         interception = _answering(request.method or "", request.url or "")
         if interception is None:
-            return _bound(previous, adapter)(request, *args, **kwargs)
+            return before(adapter, request, *args, **kwargs)
         interception.leads(adapter)
-        return _bound(on if interception.answers(request) else previous, adapter)(request, *args, **kwargs)
+        return (on if interception.answers(request) else before)(adapter, request, *args, **kwargs)
 
     return send
 
 
 def _connecting(owner: Any, previous: Any) -> Any:
     """A `get_connection_with_tls_context` that leads to the fake, whoever asks for it."""
+    before = _function(previous)
 
     @functools.wraps(previous)
     def get_connection_with_tls_context(
@@ -384,10 +387,10 @@ def _connecting(owner: Any, previous: Any) -> Any:
         url = request.url or ""
         interception = _answering(request.method or "", url)
         if interception is None:
-            return _bound(previous, adapter)(request, *args, **kwargs)
+            return before(adapter, request, *args, **kwargs)
 
         def onward() -> Any:
-            return _bound(previous, adapter)(request, *args, **kwargs)
+            return before(adapter, request, *args, **kwargs)
 
         if owner is HTTPAdapter:
             return interception.connection(adapter, request, onward)
@@ -397,8 +400,16 @@ def _connecting(owner: Any, previous: Any) -> Any:
     return get_connection_with_tls_context
 
 
-def _bound(method: Any, adapter: HTTPAdapter) -> Any:
-    return method.__get__(adapter, type(adapter)) if hasattr(method, "__get__") else method
+def _function(method: Any) -> Any:
+    """What stands in a class, as a function of the adapter and the rest."""
+    if isinstance(method, FunctionType):
+        return method
+
+    def call(adapter: HTTPAdapter, *args: Any, **kwargs: Any) -> Any:
+        bound = method.__get__(adapter, type(adapter)) if hasattr(method, "__get__") else method
+        return bound(*args, **kwargs)
+
+    return call
 
 
 def _answers_itself(send: Any) -> bool:

@@ -457,7 +457,7 @@ def test_recover_says_that_there_are_secrets_in_what_it_made(tmp_path, capsys):
     path = tmp_path / "a.jsonl"
     tap = Tap(path, redaction=Redaction(strict=True))
     entry = tap.begin(GET)
-    entry.head(200, "OK", Headers())
+    entry.head(Head())
     entry.chunk(KEY.encode())
     entry.end("complete")
     with pytest.raises(SecretsFound):

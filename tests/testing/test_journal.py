@@ -326,6 +326,7 @@ def test_a_tap_that_is_closed_in_a_forked_child_leaves_the_journal_as_it_is(tmp_
 import hashlib
 from aivvm.transport import Headers
 from aivvm_testing.record.tap import Tap
+from aivvm_testing.reply import Head
 
 def state():
     return hashlib.sha256(open(path + ".tap.journal", "rb").read()).hexdigest()
@@ -333,7 +334,7 @@ def state():
 secret = "Zq8dk2Lw0xT5vBn7"
 tap = Tap(path + ".tap")
 entry = tap.begin(Request("GET", "http://x/login"))
-entry.head(200, "OK", Headers())
+entry.head(Head())
 entry.chunk(secret.encode())
 entry.end("complete")
 tap.begin(Request("GET", "http://x/", Headers([("Authorization", "Bearer " + secret)]))).end("cut")

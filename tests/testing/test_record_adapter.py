@@ -44,7 +44,7 @@ from aivvm_testing.record.answer import AnswerParser
 from aivvm_testing.record.coding import MAX_PART, Decoding
 from aivvm_testing.record.tap import Tap
 from aivvm_testing.recording import Recording
-from aivvm_testing.reply import Ending, Reply
+from aivvm_testing.reply import Ending, Head, Reply
 from aivvm_testing.strategies import chunkings, replies, well_formed_text
 from aivvm_testing.wire import Incoming, RequestParser, Schedule, schedule
 from tests.peers import END, HEAD, PATIENCE, framed, serving
@@ -577,7 +577,7 @@ def test_an_attempt_that_finds_its_idle_connection_gone_is_recorded(path: Path) 
 def test_a_tap_can_be_closed_while_another_thread_tells_of_an_answer(path: Path) -> None:
     tap = Tap(path)
     entry = tap.begin(Request("GET", "http://x/", Headers([("Authorization", "Bearer Zq81mcX0pLw2")])))
-    entry.head(200, "OK", Headers())
+    entry.head(Head())
     entry.chunk(b"said Zq81")  # which waits for what follows
     inside, go = threading.Event(), threading.Event()
 
