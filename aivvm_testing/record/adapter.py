@@ -266,11 +266,11 @@ def _subclass(kind: type, owner: type) -> type:
 class _Socket:
     """A connected socket, TLS and all, that tells what passes."""
 
-    __slots__ = ("_attempt", "own", "settimeout")
+    __slots__ = ("_attempt", "own", "settimeout", "shutdown")
 
     def __init__(self, own: Any, attempt: _Attempt) -> None:
         self.own = own
-        self.settimeout = own.settimeout  # which is asked for most
+        self.settimeout, self.shutdown = own.settimeout, own.shutdown  # which are asked for most
         self._attempt = attempt
 
     def sendall(self, data: Any, *flags: int) -> None:
@@ -339,10 +339,7 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
             try:
                 method(self, *args)
             except Exception as error:
-                self.over = True
-                self._tap.failed(error)
-                if self._account is not None:
-                    self._account.end("closed", "the rest could not be recorded")
+                self._loses(error)
 
     return told
 
@@ -419,11 +416,15 @@ class _Attempt:
     def _is_long(self) -> None:
         self._look()
 
-    @_harmless
     def awaits(self) -> None:
         """Somebody is about to wait for the answer: while the peer works, there is time to write down the request."""
         self._read = True
-        self._look()
+        if self.over:
+            return
+        try:
+            self._look()
+        except Exception as error:
+            self._loses(error)
 
     def _look(self) -> None:
         """Finds the request in what was sent."""
@@ -483,32 +484,45 @@ class _Attempt:
 
     # Its answer
 
-    @_harmless
     def came(self, data: bytes) -> None:
         """These bytes came; none are the end of the connection."""
-        account = self._account or self._begun()
-        at = self._at = microseconds(self._timer.elapsed())
-        if self._malformed is not None:
-            self._malformed += data
-            if not data or len(self._malformed) > MAX_CHUNK:
-                self._end("cut", at=at)
+        if self.over:
             return
-        events = self._answer.feed(data) if data else self._answer.finish()
-        if len(events) == 1:
-            account.note(events[0], at)
-        else:
-            with self._tap.together:
-                for event in events:
-                    account.note(event, at)
-        if account.kind is not None:
-            self.over = True
-        elif events and isinstance(end := events[-1], AnswerEnd):
-            if data:
-                self._malformed = bytearray(end.data)
+        try:
+            account = self._account or self._begun()
+            at = self._at = microseconds(self._timer.elapsed())
+            if self._malformed is not None:
+                self._goes_on(self._malformed, data)
+                return
+            events = self._answer.feed(data) if data else self._answer.finish()
+            if len(events) == 1:
+                account.note(events[0], at)
             else:
-                self._end("cut", rest=end.data, at=at)
+                with self._tap.together:
+                    for event in events:
+                        account.note(event, at)
+            if account.kind is not None:
+                self.over = True
+            elif events and isinstance(end := events[-1], AnswerEnd):
+                if data:
+                    self._malformed = bytearray(end.data)
+                else:
+                    self._end("cut", rest=end.data, at=at)
+        except Exception as error:
+            self._loses(error)
+
+    def _goes_on(self, malformed: bytearray, data: bytes) -> None:
+        malformed += data
+        if not data or len(malformed) > MAX_CHUNK:
+            self._end("cut", at=self._at)
 
     # Its end
+
+    def _loses(self, error: Exception) -> None:
+        self.over = True
+        self._tap.failed(error)
+        if self._account is not None:
+            self._account.end("closed", "the rest could not be recorded")
 
     @_harmless
     def broke(self, error: BaseException) -> None:
