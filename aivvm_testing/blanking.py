@@ -57,11 +57,14 @@ _HAS_MEMBERS = re.compile(r"json|script|event-stream|html", re.IGNORECASE)
 
 
 @lru_cache(maxsize=64)  # a service has few
-def _has_members(content_type: str) -> bool:
+def has_members(content_type: str) -> bool:
+    """Whether what is of this type has members of JSON, whatever it begins with."""
     return bool(_HAS_MEMBERS.search(content_type))
 
 
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
+NO_JSON = re.compile(rb"[ \t\r\n\xef\xbb\xbf]*[^ \t\r\n\xef\xbb\xbf{\[]")
+"""Matches text that does not begin as JSON does."""
 
 
 class Secrets:
@@ -296,14 +299,7 @@ class Members:
     def __init__(self, redaction: Policy, content_type: str = "json") -> None:
         self._redaction = redaction
         self._around: list[bytes] = []  # the brackets of the list or object of secrets
-        self._sure = _has_members(content_type)
-
-    def passes(self, data: bytes) -> bool:
-        """Whether there is nothing to be found in this data, nor in what follows, as it is no JSON."""
-        if not self._sure and (begun := data.lstrip(_BEFORE_JSON)):
-            self._sure = True
-            self.idle = begun[:1] not in (b"{", b"[")
-        return self.idle
+        self._sure = has_members(content_type)
 
     @property
     def inside(self) -> bool:
@@ -313,7 +309,10 @@ class Members:
     def feed(self, data: bytes) -> list[Piece]:
         """The parts of secret values in this data."""
         found: list[Piece] = []
-        if self.passes(data) or not self._sure:
+        if not self._sure and data.lstrip(_BEFORE_JSON):
+            self._sure = True
+            self.idle = NO_JSON.match(data) is not None
+        if self.idle or not self._sure:
             return found
         at = 0
         if self._inside >= 0:

@@ -62,8 +62,8 @@ def exchange_lines(request: Request, reply: Reply, started: float) -> Iterator[b
         nonlocal last
         if at == last:
             return None
-        last = at
-        return at
+        last = finite(at)
+        return last
 
     yield request_line(request, started)
     if reply.head is not None:
@@ -80,7 +80,7 @@ def request_line(request: Request, started: float, tag: bytes = b"") -> bytes:
     content = f", {_json_form(body) or _data(body)}" if body else ""
     return _line(
         f'"request": {{"method": {_quoted(method)}, "url": {_quoted(url)}, "headers": [{_pairs(headers)}]{content}}}, '
-        f'"started": {_seconds(started)}',
+        f'"started": {finite(started)!r}',
         tag,
     )
 
@@ -165,16 +165,16 @@ def head_line(head: Head, at: float | None, tag: bytes = b"") -> bytes:
     hashable = type(head.status) is int and isinstance(head.reason, str)  # and a float may be equal
     reply = _replies.get(known) if hashable else None
     if reply is None:
-        reply = _reply(head)
+        reply = _utf8(_reply(head))
         if len(_replies) >= _MOST_REMEMBERED:
             _replies.clear()
         if len(reply) <= _MAX_REMEMBERED:
             _replies[known] = reply
-    return _line(reply if at is None else f'{reply}, "at": {_seconds(at)}', tag)
+    return _framed(reply if at is None else b'%b, "at": %a' % (reply, float(at)), tag)
 
 
 # A server repeats itself: until the next second its heads are mostly the same. Long ones are not worth their memory.
-_replies: dict[tuple[int, str, Headers, Headers], str] = {}
+_replies: dict[tuple[int, str, Headers, Headers], bytes] = {}
 _MAX_REMEMBERED = 2048
 _MOST_REMEMBERED = 64
 
@@ -193,7 +193,7 @@ def _reply(head: Head) -> str:
 
 
 def ending_line(ending: Ending, at: float | None, tag: bytes = b"") -> bytes:
-    moment = "" if at is None else f'"at": {_seconds(at)}, '
+    moment = "" if at is None else f'"at": {float(at)!r}, '
     error = "" if ending.error is None else f', "error": {_quoted(ending.error)}'
     data = f', "data": {{{_data(ending.data)}}}' if ending.data else ""
     return _line(f'{moment}"end": {_quoted(ending.kind)}{error}{data}', tag)
@@ -203,10 +203,11 @@ def _pairs(headers: Headers) -> str:
     return ", ".join([f"[{_quoted(name)}, {_quoted(value)}]" for name, value in headers])
 
 
-def _seconds(at: float) -> str:
+def finite(at: float) -> float:
+    """The moment as a line has it. Raises `ValueError` where none can."""
     if not isfinite(at):
         raise ValueError(f"a moment is a number of seconds, but got {at!r}")
-    return repr(float(at) + 0.0)  # the sum is never a negative zero
+    return float(at) + 0.0  # the sum is never a negative zero
 
 
 def _data(data: bytes) -> str:
@@ -279,17 +280,23 @@ _SPLIT_PAIR = re.compile(rb"\xed[\xa0-\xaf].\xed[\xb0-\xbf]", re.DOTALL)
 
 
 def _line(members: str, tag: bytes = b"") -> bytes:
+    return _framed(_utf8(members), tag)
+
+
+def _utf8(members: str) -> bytes:
     if (members.isascii() and "\x7f" not in members) or members.isprintable():  # quick, and true of most
-        line = members.encode()
-    else:
-        line = members.encode("utf-8", "surrogatepass")
-        if _SPLIT_PAIR.search(line):
-            raise ValueError(
-                "text holds a surrogate pair as two characters, which JSON cannot tell from the one character that "
-                "they stand for: use that one"
-            )
-        line = _DISTURBING.sub(_escaped, line)
-    line = b"{%b%b}\n" % (tag, line)
+        return members.encode()
+    line = members.encode("utf-8", "surrogatepass")
+    if _SPLIT_PAIR.search(line):
+        raise ValueError(
+            "text holds a surrogate pair as two characters, which JSON cannot tell from the one character that "
+            "they stand for: use that one"
+        )
+    return _DISTURBING.sub(_escaped, line)
+
+
+def _framed(members: bytes, tag: bytes) -> bytes:
+    line = b"{%b%b}\n" % (tag, members)
     if len(line) > MAX_LINE:
         raise ValueError(
             f"one event takes {len(line) - 1} bytes, and a line at most {MAX_LINE}: use smaller chunks"
@@ -317,8 +324,11 @@ def chunk_line(data: bytes, at: float | None, tag: bytes = b"") -> bytes:
         if at is None:
             return b'{%b"text": "%b"}\n' % (tag, data)
         return b'{%b"at": %a, "text": "%b"}\n' % (tag, float(at), data)
-    content = _data(data)
-    return _line(content if at is None else f'"at": {float(at)!r}, {content}', tag)
+    try:
+        content = _utf8(f'"text": {_quoted(data.decode())}')
+    except UnicodeDecodeError:
+        content = b'"hex": "%b"' % data.hex().encode()
+    return _framed(content if at is None else b'"at": %a, %b' % (float(at), content), tag)
 
 
 def _is_plain(data: bytes) -> bool:

@@ -37,6 +37,7 @@ from aivvm_testing.format import (
     chunk_line,
     ending_line,
     exchange_lines,
+    finite,
     head_line,
     header_line,
     line_size,
@@ -219,8 +220,8 @@ class Journal:
         try:
             moment = None
             if at > one.last:
-                one.last = moment = at
-            line = make(event, moment, b'"x": %d, ' % one.n)
+                one.last = moment = at if at < inf else finite(at)
+            line = make(event, moment, one.tag)
         except Exception as error:
             self._unheld.append(_told(error))
             return False
@@ -284,11 +285,12 @@ class Journal:
 class _Written:
     """An exchange that is written down: where its lines are, and when its last event was."""
 
-    __slots__ = ("last", "n", "places", "started")
+    __slots__ = ("last", "n", "places", "started", "tag")
 
     def __init__(self, started: float, n: int) -> None:
         self.started = started
         self.n = n
+        self.tag = b'"x": %d, ' % n
         self.last = -inf
         self.places: _Places = array("Q")
 

@@ -25,6 +25,7 @@ from aivvm.transport import Headers, Request
 from aivvm_testing.blanking import (
     LONGEST_NAME,
     MEMBER_NAME,
+    NO_JSON,
     NO_SECRETS,
     REST_OF_VALUE,
     SHORTEST,
@@ -32,6 +33,7 @@ from aivvm_testing.blanking import (
     Search,
     Secrets,
     Span,
+    has_members,
     painted,
     placeholder,
     span_of,
@@ -528,17 +530,20 @@ class BlankedReply:
         if self._plain:
             self._write(data, at)
             return
-        members = self._members = self._members or Members(self._redaction, self._content_type)
-        if not self._secrets.searched and members.passes(data):
-            self._plain = True
-            self._write(data, at)
-            return
+        members = self._members
+        if members is None:
+            if not (self._secrets.searched or has_members(self._content_type)) and NO_JSON.match(data):
+                self._plain = True
+                self._write(data, at)
+                return
+            members = self._members = Members(self._redaction, self._content_type)
         with self._lock:
             data = members.blank(data)
             if self._secrets:
                 self._waiting.append((data, at))
                 self._pass_on(data)
             else:
+                self._plain = members.idle
                 self._write(data, at)
 
     def finish(self, data: bytes = b"", *, complete: bool = False) -> bytes:

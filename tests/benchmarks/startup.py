@@ -113,7 +113,7 @@ FIRST_CHUNK: dict[str, dict[str, Door]] = {
 def _first_chunk(quick: bool) -> str:
     """Contenders of a kind take turns, in another order each time, as each feels what came before it; those that wait for
     the last chunk do so in `SLOW_ROUNDS` of their own."""
-    rounds = 1 if quick else 200
+    rounds = 1 if quick else 600
     took: dict[str, list[float]] = {
         f"{kind}: {name}": [] for kind in FIRST_CHUNK for name in FIRST_CHUNK[kind]
     }

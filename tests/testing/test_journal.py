@@ -120,6 +120,19 @@ def test_an_exchange_breaks_off_at_what_no_line_can_hold(tmp_path: Path, part: s
         assert first.reply.chunks == (Chunk(b"first", 0.75),)
 
 
+@pytest.mark.parametrize("part", ["head", "chunk", "end"])
+def test_an_exchange_breaks_off_at_a_moment_that_never_comes(tmp_path: Path, part: str) -> None:
+    never = float("inf")
+    journal = Journal(tmp_path / "f")
+    n = journal.begin(GET, 0.0)
+    journal.head(n, Head(at=never if part == "head" else 0.5))
+    journal.chunk(n, b"a", never if part == "chunk" else 0.75)
+    journal.end(n, Ending(at=never))
+    with pytest.raises(SetupFailure, match=r"exchange 1 breaks off in it: a moment is a number of seconds"):
+        journal.finish()
+    assert Recording.load(tmp_path / "f")[0].reply.ending.kind == "closed"
+
+
 def test_an_error_without_words_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> bytes:
         raise MemoryError
