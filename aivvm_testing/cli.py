@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
+from typing import NoReturn
 
 from aivvm import __version__
 from aivvm.errors import AivvmError
@@ -35,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A screen that cannot show a letter shows its number.
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = make_parser().parse_args(argv)
+    options, unknown = make_parser().parse_known_args(argv)
+    if unknown:
+        options.verb.error(f"unrecognized arguments: {' '.join(unknown)}")
     _give_redaction(options)
     try:
         status = _run(options)
@@ -69,9 +74,22 @@ def _fall_silent() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that says what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        asked, known = "", ""
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            asked, known = choice.groups()
+        elif option := re.search(r"unrecognized arguments: .*?(--[\w-]+)", message):
+            asked, known = option[1], self.format_usage()
+        near = get_close_matches(asked, re.findall(r"(?<![\w-])(?:--)?\w[\w-]*", known), 1)
+        super().error(f"{message}: did you mean {near[0]}?" if near else message)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """What the command line may hold."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="aivvm-testing",
         description="Record, replay and break streamed answers, exactly.",
         epilog="Exit status: 0 done, 1 a finding or a file that cannot be used, 2 misuse. "
@@ -87,7 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    verbs: _Verbs[argparse.ArgumentParser],
+    verbs: _Verbs[_Parser],
     name: str,
     run: Callable[[argparse.Namespace], int],
     *,
@@ -95,7 +113,7 @@ def _add(
     description: str,
     example: str,
     json: str = "print a JSON object, for programs",
-) -> argparse.ArgumentParser:
+) -> _Parser:
     """A verb, with the option that all have."""
     verb = verbs.add_parser(
         name,
@@ -109,7 +127,7 @@ def _add(
     return verb
 
 
-def _add_demo(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_demo(verbs: _Verbs[_Parser]) -> None:
     demo = _add(
         verbs,
         "demo",
@@ -123,7 +141,7 @@ def _add_demo(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     demo.add_argument("--out", metavar="FILE", help="where to record (default: a new temporary folder)")
 
 
-def _add_serve(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_serve(verbs: _Verbs[_Parser]) -> None:
     verb = _add(
         verbs,
         "serve",
@@ -176,7 +194,7 @@ def _add_serve(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _add_address(verb)
 
 
-def _add_record(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_record(verbs: _Verbs[_Parser]) -> None:
     record = _add(
         verbs,
         "record",
@@ -219,7 +237,7 @@ def _add_record(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     )
 
 
-def _add_replay(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_replay(verbs: _Verbs[_Parser]) -> None:
     replay = _add(
         verbs,
         "replay",
@@ -235,7 +253,7 @@ def _add_replay(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _add_keep(replay)
 
 
-def _add_show(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_show(verbs: _Verbs[_Parser]) -> None:
     verb = _add(
         verbs,
         "show",
@@ -250,7 +268,7 @@ def _add_show(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _add_keep(verb)
 
 
-def _add_check(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_check(verbs: _Verbs[_Parser]) -> None:
     check = _add(
         verbs,
         "check",
@@ -264,7 +282,7 @@ def _add_check(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _add_recordings(check)
 
 
-def _add_diff(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_diff(verbs: _Verbs[_Parser]) -> None:
     diff = _add(
         verbs,
         "diff",
@@ -294,7 +312,7 @@ def _add_diff(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _add_redaction(diff)
 
 
-def _add_redact(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_redact(verbs: _Verbs[_Parser]) -> None:
     redact = _add(
         verbs,
         "redact",
@@ -315,7 +333,7 @@ def _add_redact(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _add_redaction(redact)
 
 
-def _add_merge(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_merge(verbs: _Verbs[_Parser]) -> None:
     merge = _add(
         verbs,
         "merge",
@@ -331,7 +349,7 @@ def _add_merge(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _add_overwrite(merge)
 
 
-def _add_recover(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_recover(verbs: _Verbs[_Parser]) -> None:
     recover = _add(
         verbs,
         "recover",
@@ -345,7 +363,7 @@ def _add_recover(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     recover.add_argument("--out", metavar="FILE", help="where to write the recording (default: RECORDING)")
 
 
-def _add_contract(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+def _add_contract(verbs: _Verbs[_Parser]) -> None:
     verb = _add(
         verbs,
         "contract",

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from aivvm.terminal import printable
@@ -57,6 +58,7 @@ _MOST_OWED = 1024  # answers that are kept for whoever asks again
 _SHOWN_CALLS = 20
 _MOST_REFUSALS = 1000
 _SHOWN_REFUSALS = 3
+_SHOWN_ASTRAY = 3
 _Fake = TypeVar("_Fake", bound="FakeAivvm")
 
 
@@ -303,7 +305,8 @@ class FakeAivvm:
             if left:
                 asked = f"{len(self.calls)} request{'' if len(self.calls) == 1 else 's'} came"
                 count = sum([times for times, _ in left])
-                lines = [f"{count} not played ({asked}):", *[line for _, line in left], *self._refused()]
+                lines = [f"{count} not played ({asked}):", *[line for _, line in left]]
+                lines += [*(self._astray() if self._queue.left() else ()), *self._refused()]
                 raise UnplayedReplies("\n  ".join(lines) + _TOO_MANY.format(unasked=self._unasked))
 
     def reset(self) -> None:
@@ -364,6 +367,18 @@ class FakeAivvm:
             lines.append(f"  {describe(call.request)}")
             lines += [f"      {printable(misfit)}" for misfit in condition.misfits(call.request)]
         return "\n".join(lines + [f"  {one}" for one in self._refused()])
+
+    def _astray(self) -> list[str]:
+        """The paths at which the queue answers nothing, as the service has none such."""
+        paths = [
+            printable(urlsplit(call.request.url).path)
+            for call in self.calls
+            if call.reply is not None and call.reply.status == 404
+        ]
+        return [
+            f"{path} is no path of the service, and got 404: fake.on(path={path!r}).reply(...) answers there"
+            for path in list(dict.fromkeys(paths))[:_SHOWN_ASTRAY]
+        ]
 
     def _refused(self) -> list[str]:
         """What a server refused, which may be why a request did not come: the last of it, a line for each."""

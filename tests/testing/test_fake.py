@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aivvm import Aivvm
 from aivvm.errors import AivvmError, Interrupted, TimedOut
-from aivvm.payload import build_request
+from aivvm.payload import DEFAULT_URL, build_request
 from aivvm.transport import Headers, Request
 from aivvm_testing import faults, fixtures
 from aivvm_testing.errors import SetupFailure, UnmatchedRequest, UnplayedReplies
@@ -118,6 +118,16 @@ def test_what_was_not_played_is_listed():
     assert "in the queue: Reply.of('one'" in message
     assert "(3 times)" in message
     assert "for on(model='gpt-4-32k'): Reply.of('nor this'" in message
+
+
+def test_a_client_of_another_path_is_told_how_it_would_be_answered():
+    fake = FakeAivvm().reply("one")
+    request = Request("POST", f"{DEFAULT_URL}/v1/chat/completions", body=b"{}")
+    assert fake.transport().send(request, timeout=None).status == 404
+    with pytest.raises(UnplayedReplies) as caught:
+        fake.assert_all_played()
+    line = "/v1/chat/completions is no path of the service, and got 404: fake.on(path='/v1/chat/completions').reply(...)"
+    assert line in str(caught.value)
 
 
 def test_an_unmatched_request_is_raised_again_if_the_code_under_test_swallowed_it():
