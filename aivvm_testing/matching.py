@@ -12,6 +12,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -43,7 +44,7 @@ class _Comparison:
 
     def __init__(self, redaction: Redaction, ignored: Sequence[tuple[str, ...]]) -> None:
         self._redaction = redaction
-        self._ignored = ignored
+        self.ignored = ignored
         self.aspects: dict[str, Callable[[Request, SplitResult], Hashable]] = {
             "method": lambda request, url: request.method.upper(),
             "scheme": lambda request, url: url.scheme,
@@ -66,7 +67,7 @@ class _Comparison:
 
     def meaning(self, value: Any) -> Any:
         """JSON less what is ignored and what is secret, with one kind of number: 1 and 1.0 mean the same."""
-        return self._canonical(_pruned(value, self._ignored) if self._ignored else value)
+        return self._canonical(_pruned(value, self.ignored) if self.ignored else value)
 
     def _canonical(self, value: Any) -> Any:
         if isinstance(value, float) and value.is_integer():
@@ -259,7 +260,21 @@ class Matcher:
                 lines += ["  " + _short(printable(line)) for line in diff[:_DIFF_LINES]]
                 if len(diff) > _DIFF_LINES:
                     lines.append(f"  ... {len(diff) - _DIFF_LINES} more lines")
+        bodies = [incoming.body, *[request.body for _, request, _ in candidates]]
+        lines += [
+            f"ignore_json has {path!r}, which is in none of these bodies." for path in self._in_none(bodies)
+        ]
         return lines
+
+    def _in_none(self, bodies: Iterable[bytes]) -> list[JsonPath]:
+        """The paths that ignore nothing in these bodies."""
+        idle = list(zip(self.ignore_json, self._comparison.ignored, strict=True))
+        for body in bodies:
+            if idle:
+                with suppress(ValueError, RecursionError):
+                    value = json.loads(body)
+                    idle = [(path, steps) for path, steps in idle if _pruned(value, [steps]) == value]
+        return [path for path, _ in idle]
 
     def _readable(self, request: Request, whole_url: bool) -> list[str]:
         request = self.redacted(request)

@@ -187,6 +187,19 @@ def test_an_explanation_scores_the_nearest_and_shows_how_the_first_differs():
     assert lines[-1] == "or exchange 1 (83% alike, played already), which differs in json"
 
 
+def test_an_explanation_names_the_paths_that_ignore_nothing():
+    recorded = [
+        (0, post({"id": 1, "meta": [{"at": 3}]}), False),
+        (1, Request("GET", "http://a/api/chat"), False),
+    ]
+    matcher = Matcher(ignore_json=["id", "meta[*].att", ["met", 0], "meta[*].at"])
+    assert matcher.explain(post({"text": "a"}), recorded)[-2:] == [
+        "ignore_json has 'meta[*].att', which is in none of these bodies.",
+        "ignore_json has ['met', 0], which is in none of these bodies.",
+    ]
+    assert "ignore_json" not in "".join(Matcher().explain(post({"text": "a"}), recorded))
+
+
 def test_a_request_is_described_without_its_secrets_and_in_one_printable_line():
     request = post(
         {"model": {"id": "gpt-4"}, "key": "sk-1234567890", "messages": [{"content": "Hi\n\x1b[31m"}]}

@@ -215,6 +215,7 @@ def test_a_miss_names_file_counts_and_criteria_and_what_to_do():
         '  + "a": 3',
         "   }",
         "or exchange 0 (75% alike, played already), which differs in json",
+        "ignore_json has 'b', which is in none of these bodies.",
         "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
         "           2. record the session again, if the request has changed for good;",
         "           3. compare less: FakeAivvm.replaying(..., match_on=..., ignore_json=...).",
