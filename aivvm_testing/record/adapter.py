@@ -497,7 +497,7 @@ class _Attempt:
             events = self._answer.feed(data) if data else self._answer.finish()
             if len(events) == 1:
                 account.note(events[0], at)
-            else:
+            elif events:
                 with self._tap.together:
                     for event in events:
                         account.note(event, at)
