@@ -201,6 +201,7 @@ def session_of(
     run.claim(item)
     path = recording_path(item, run.settings["recordings"])
     session = use_recording(path, mode, must_be_asked=False, **options)
+    session.advice, session.unasked = _ADVICE, '@pytest.mark.aivvm_recording(on_unplayed="warn"), or "ignore",'
     if session.mode in ("none", "verify") and not path.exists():
         raise SetupFailure(
             f"{item.nodeid} has no recording: there is no {path}.\nRecord it, with the real service at hand: "
@@ -209,6 +210,14 @@ def session_of(
     if session.mode not in ("none", "verify"):
         path.parent.mkdir(parents=True, exist_ok=True)
     return session
+
+
+_ADVICE = (
+    "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
+    "           2. record it: --aivvm-record=new_episodes adds what is new, --aivvm-record=rewrite begins again;",
+    "           3. compare less: @pytest.mark.aivvm_recording(match_on=..., ignore_json=...);",
+    "           4. let it pass, where it does not belong to the session: @pytest.mark.aivvm_recording(allow=[...]).",
+)
 
 
 class Run:

@@ -112,8 +112,17 @@ class RecordingSession(Interception):
     """What `use_recording` gives. `fake.calls` are the requests that were answered from the file.
 
     `path`, `mode` (without aliases); `records`: whether it writes the file. Safe to share between threads; it may be
-    entered again once it is left.
+    entered again once it is left. `advice`, the lines below a miss, and `unasked`, what to say of answers that need not be
+    asked for, are whoever's who wraps it: set before it is entered.
     """
+
+    advice: Sequence[str] = (
+        "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
+        '           2. record it: record_mode="new_episodes" adds what is new, "rewrite" begins again;',
+        "           3. compare less: use_recording(..., match_on=..., ignore_json=...);",
+        "           4. let it pass, where it does not belong to the session: use_recording(..., allow=[...]).",
+    )
+    unasked = 'on_unplayed="warn" or "ignore"'
 
     def __init__(
         self,
@@ -163,7 +172,7 @@ class RecordingSession(Interception):
             raise FileNotFoundError(ENOENT, self._nothing_recorded(), self.path)
         held = Recording.load(self.path) if exists and mode != "rewrite" else Recording()
         self._playback = Playback(held, self.path, self._matcher, mode=self.mode, **self._playing)
-        self._fake = self.fake = _Replaying(self._playback, self._clock)
+        self._fake = self.fake = _Replaying(self._playback, self._clock, self.advice, self.unasked)
         self._now = mode
         self.records = mode not in ("none", "verify")
         self._folder: str | None = None
@@ -330,17 +339,11 @@ class _Taken(threading.local):
 class _Replaying(FakeAivvm):
     """What is not in the recording has no answer, whatever it is."""
 
-    _advice = (
-        "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
-        '           2. record it: record_mode="new_episodes" adds what is new, "rewrite" begins again;',
-        "           3. compare less: use_recording(..., match_on=..., ignore_json=...);",
-        "           4. let it pass, where it does not belong to the session: use_recording(..., allow=[...]).",
-    )
-    _unasked = 'on_unplayed="warn" or "ignore"'
-
-    def __init__(self, playback: Playback, clock: Clock | None) -> None:
+    def __init__(self, playback: Playback, clock: Clock | None, advice: Sequence[str], unasked: str) -> None:
         super().__init__(clock=clock)
         self._scripted = True
+        self._advice = tuple(advice)
+        self._unasked = unasked
         self._playback = self._recording = playback
         self._taken = _Taken()
 

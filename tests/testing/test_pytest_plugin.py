@@ -479,7 +479,14 @@ def test_what_the_code_swallowed_and_what_it_did_not_ask_are_errors(suite, upstr
     )
     result = suite.runpytest()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*UnmatchedRequest: no reply for POST *", "*Nearest: exchange 0 *"])
+    result.stdout.fnmatch_lines(
+        [
+            "*UnmatchedRequest: no reply for POST *",
+            "*Nearest: exchange 0 *",
+            "*2. record it: --aivvm-record=new_episodes adds what is new*",
+            "*3. compare less: @pytest.mark.aivvm_recording(match_on=*",
+        ]
+    )
     suite.makepyfile(test_mine="def test_asks(aivvm_recording): pass")
     result = suite.runpytest()
     result.assert_outcomes(passed=1, errors=1)
