@@ -183,6 +183,18 @@ def _add_serve(verbs: _Verbs[_Parser]) -> None:
     _add_speed(verb)
     _add_match_on(verb, DEFAULT_MATCH_ON, "what a request must share with a recorded one")
     verb.add_argument(
+        "--ignore-json",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a member of JSON bodies that does not count there, such as 'messages[*].id'; may be repeated",
+    )
+    verb.add_argument(
+        "--allow-playback-repeats",
+        action="store_true",
+        help="give the last recorded answer again where one is asked for too often",
+    )
+    verb.add_argument(
         "--cors",
         metavar="ORIGIN",
         nargs="?",

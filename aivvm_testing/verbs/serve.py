@@ -28,7 +28,16 @@ def serve(options: argparse.Namespace) -> int:
         fake = _Served()
     else:
         recording = recording_of(options.recording)
-        fake = _Served.replaying(recording, match_on=options.match_on, speed=options.speed)
+        try:
+            fake = _Served.replaying(
+                recording,
+                match_on=options.match_on,
+                ignore_json=options.ignore_json,
+                allow_playback_repeats=options.allow_playback_repeats,
+                speed=options.speed,
+            )
+        except ValueError as error:
+            options.verb.error(str(error))
     fake.as_json = options.json
     for fault in options.fault:
         # The list of models is left whole: without it no page gets as far as an answer.

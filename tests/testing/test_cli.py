@@ -144,6 +144,12 @@ def test_every_shipped_recording_can_be_shown_and_replayed(name, capsys):
             2,
             "match_on has no criterion 'jsno': did you mean 'json'?",
         ),
+        (["serve", "ascii", "--ignore-json", "a..b"], 2, "ignore_json takes paths such as 'temperature'"),
+        (
+            ["serve", "ascii", "--match-on", "path", "--ignore-json", "a"],
+            2,
+            "ignore_json is about the criterion",
+        ),
         (["replay"], 2, "the following arguments are required: RECORDING"),
         (["serve", "--port", "80x"], 2, "a port is 0 to 65535, but got 80x"),
         (["dance"], 2, "invalid choice: 'dance'"),
@@ -376,6 +382,22 @@ def test_serve_answers_what_is_not_recorded_with_the_reply():
             ask(serving.url, "newer"),
         ]
         assert [answer.content.decode() for answer in answers] == ["Hello, мир", "😀", "Hello, мир"]
+        assert serving.stop()[0] == 0
+
+
+def test_serve_ignores_what_it_is_told_and_gives_the_last_answer_again():
+    options = [
+        "--speed",
+        "0",
+        "--ignore-json",
+        "messages",
+        "--ignore-json",
+        "model",
+        "--allow-playback-repeats",
+    ]
+    with Serving("split_emoji_4ways", *options) as serving:
+        answers = [ask(serving.url, text) for text in ("new", "newer")]
+        assert [answer.content.decode() for answer in answers] == ["😀", "😀"]
         assert serving.stop()[0] == 0
 
 
