@@ -44,7 +44,7 @@ from aivvm_testing.format import (
     request_line,
 )
 from aivvm_testing.recording import BUFFER, Exchange, check_replaceable, replacing, why_not
-from aivvm_testing.reply import Ending, Head
+from aivvm_testing.reply import HEADLESS_KINDS, Ending, Head
 
 
 class Journal:
@@ -78,6 +78,8 @@ class Journal:
         self._count = 0
         self._written: list[_Written] = []
         self._open: dict[int, _Written] = {}
+        self.unreached = 0
+        """Exchanges that ended without a connection."""
         self._size = 0
         self._waiting: list[tuple[_Written, bytes]] = []  # lines that are to be written together
         self.together = _Together(self)
@@ -95,7 +97,7 @@ class Journal:
             self._file = open(self.journal_path, "xb", buffering=0)  # noqa: SIM115  # open until finish
             _claim(self._file)
         except FileExistsError as error:
-            raise FileExistsError(errno.EEXIST, _whose(self.journal_path), self.journal_path) from error
+            raise FileExistsError(errno.EEXIST, whose(self.journal_path), self.journal_path) from error
         except OSError as error:
             raise _cannot_record(error, self.path) from error
         try:
@@ -149,7 +151,10 @@ class Journal:
         """Exchange `n` has ended. The first ending counts."""
         with self._lock:
             one = self._open.pop(n, None)
-            if one is not None and not self._tell(one, ending_line, ending, ending.at):
+            if one is None:
+                return
+            self.unreached += ending.kind in HEADLESS_KINDS
+            if not self._tell(one, ending_line, ending, ending.at):
                 self._break_off(one)
 
     def finish(self, before: Iterable[Exchange] = ()) -> None:
@@ -339,7 +344,8 @@ def _told(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _whose(journal: str) -> str:
+def whose(journal: str) -> str:
+    """Who left this journal, and what to do about it."""
     with suppress(OSError), open(journal, "rb") as file:
         if not is_orphaned(file):
             return (

@@ -201,7 +201,11 @@ def session_of(
     run.claim(item)
     path = recording_path(item, run.settings["recordings"])
     session = use_recording(path, mode, must_be_asked=False, **options)
-    session.advice, session.unasked = _ADVICE, '@pytest.mark.aivvm_recording(on_unplayed="warn"), or "ignore",'
+    session.called = "@pytest.mark.aivvm_recording"
+    session.advice, session.unasked = (
+        _ADVICE,
+        '@pytest.mark.aivvm_recording(on_unplayed="warn"), or "ignore",',
+    )
     if session.mode in ("none", "verify") and not path.exists():
         raise SetupFailure(
             f"{item.nodeid} has no recording: there is no {path}.\nRecord it, with the real service at hand: "

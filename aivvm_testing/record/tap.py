@@ -115,6 +115,11 @@ class Tap:
         if not self._closed:
             self._failure = self._failure or error
 
+    @property
+    def unreached(self) -> int:
+        """How many requests met nobody who could have answered: no connection was made."""
+        return self._journal.unreached
+
     def close(self, before: Iterable[Exchange] = ()) -> None:
         """Finishes the recording; exchanges that are still open go on, and are recorded as `closed`.
 

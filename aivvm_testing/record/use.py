@@ -24,6 +24,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from errno import ENOENT
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
@@ -35,6 +36,7 @@ from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock
 from aivvm_testing.errors import RecordingDrift, SetupFailure, UnmatchedRequest, UnplayedReplies
 from aivvm_testing.fake import FakeAivvm
+from aivvm_testing.journal import whose
 from aivvm_testing.matching import DEFAULT_MATCH_ON, Criterion, JsonPath, Matcher, describe
 from aivvm_testing.playback import Playback
 from aivvm_testing.record.adapter import TappedPool, tapped_pool
@@ -112,10 +114,11 @@ class RecordingSession(Interception):
     """What `use_recording` gives. `fake.calls` are the requests that were answered from the file.
 
     `path`, `mode` (without aliases); `records`: whether it writes the file. Safe to share between threads; it may be
-    entered again once it is left. `advice`, the lines below a miss, and `unasked`, what to say of answers that need not be
-    asked for, are whoever's who wraps it: set before it is entered.
+    entered again once it is left. `called`, what it is made by, `advice`, the lines below a miss, and `unasked`, what to
+    say of answers that need not be asked for, are whoever's who wraps it: set before it is entered.
     """
 
+    called = "use_recording"
     advice: Sequence[str] = (
         "To fix it: 1. make the request equal to the recorded one, if the code under test is wrong;",
         '           2. record it: record_mode="new_episodes" adds what is new, "rewrite" begins again;',
@@ -166,11 +169,11 @@ class RecordingSession(Interception):
     def __enter__(self) -> RecordingSession:  # type: ignore[override]  # with it one enters a fake, here a session
         exists = os.path.exists(self.path)
         mode = self.mode
-        if mode == "once":
-            mode = "none" if exists else "rewrite"
         if mode in ("none", "verify") and not exists:
             raise FileNotFoundError(ENOENT, self._nothing_recorded(), self.path)
         held = Recording.load(self.path) if exists and mode != "rewrite" else Recording()
+        if mode == "once":
+            mode = "none" if held else "rewrite"
         self._playback = Playback(held, self.path, self._matcher, mode=self.mode, **self._playing)
         self._fake = self.fake = _Replaying(self._playback, self._clock, self.advice, self.unasked)
         self._now = mode
@@ -246,6 +249,9 @@ class RecordingSession(Interception):
     def gave(self, pool: object) -> bool:
         return isinstance(pool, TappedPool) or super().gave(pool)
 
+    def with_hosts(self, hosts: Sequence[str]) -> str:
+        return f"{self.called}(..., hosts={list(hosts)!r})"
+
     def _replays(self, request: PreparedRequest) -> bool:
         if self._now == "none":
             return True
@@ -259,6 +265,8 @@ class RecordingSession(Interception):
         with self._tap_lock:
             if self._tap is None:
                 path, began = self.path, 0.0
+                with suppress(OSError):  # the tap says it better
+                    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
                 held = self._playback.recording
                 if self._now == "verify":
                     folder = self._folder = tempfile.mkdtemp(prefix="aivvm-verify-")
@@ -296,6 +304,8 @@ class RecordingSession(Interception):
             return Recording()
         if self._folder is None:
             tap.close(self._kept())
+            if tap.unreached and self.mode in ("once", "new_episodes"):
+                self._warn_of(tap.unreached)
             return Recording()
         try:
             tap.close()
@@ -318,7 +328,18 @@ class RecordingSession(Interception):
                 raise
             warnings.warn(f"{self.path}: {printable(str(error))}", UserWarning, stacklevel=3)
 
+    def _warn_of(self, unreached: int) -> None:
+        what = "a request" if unreached == 1 else f"{unreached} requests"
+        warnings.warn(
+            f"{self.path} has {what} that reached no server, and {self.mode!r} never asks again: where that was an "
+            "accident, delete the file, or record it anew with rewrite",
+            UserWarning,
+            stacklevel=4,
+        )
+
     def _nothing_recorded(self) -> str:
+        if os.path.exists(journal := f"{self.path}.journal"):
+            return f"there is no recording yet: {whose(journal)}"
         return (
             f"there is no recording, and record_mode {self.mode!r} makes none: record it with "
             'record_mode="once", or name the file that there is'
@@ -432,7 +453,8 @@ def _drift(was: Reply, now: Reply) -> Iterator[str]:
         kinds = [one_line(head.headers.get("content-type", "none")) for head in (was.head, now.head)]
         if kinds[0] != kinds[1]:
             yield f"content-type: was {kinds[0]}, is {kinds[1]}"
-    if was.ending.kind != now.ending.kind:
+    kinds = [was.ending.kind, now.ending.kind]
+    if was.ending.kind != now.ending.kind and "closed" not in kinds:  # which was the reader's doing
         yield f"ending: was {was.ending.kind}, is {now.ending.kind}"
 
 

@@ -270,11 +270,19 @@ class Interception:
         """Whether it has an answer of its own, which nobody else must give in its place."""
         return True
 
+    called = "fake.intercepting_requests"
+    """What it is made by, for errors."""
+
+    def with_hosts(self, hosts: Sequence[str]) -> str:
+        """The call that makes it answer for these."""
+        return f"{self.called}({', '.join(map(repr, hosts))})"
+
     def _nothing_came(self) -> str:
         return (
             f"requests was intercepted for {_listed(self._hosts)}, but no request came.\nWhat may be wrong: "
             "1. the code under test did not ask, or asked another host that is allowed;"
-            "\n                   2. it asks without requests, or in another process: give it fake.server();"
+            "\n                   2. it asks without requests, or in another process: those need a server, such as"
+            "\n                      fake.server(), or a RecordingProxy where they are recorded;"
             "\n                   3. its Session has an adapter that is no HTTPAdapter, or something that was"
             "\n                      entered later, such as a RequestsMock, answered in the fake's place;"
             "\n                   4. it need not ask: say must_be_asked=False."
@@ -307,14 +315,13 @@ def _answering(method: str, url: str) -> Interception | None:
 def _blocked(method: str, url: str, active: Sequence[Interception]) -> UnmatchedRequest:
     newest = active[0]
     host = names_of(url)[1][0]
-    hosts = ", ".join([repr(name) for name in (*newest._hosts.values(), host)])
     error = UnmatchedRequest(
         f"no reply for {describe(Request(method, url))}\n"
         f"requests is intercepted, and {host} is not among its hosts."
         f"\n  answered: {_listed(*[one._hosts for one in active])}"
         f"\n  allowed: {_listed(*[one._allowed for one in active])}"
-        f"\nTo fix it: 1. let the fake answer: fake.intercepting_requests({hosts});"
-        f"\n           2. let it go where it wants: fake.intercepting_requests(..., allow=[{host!r}]);"
+        f"\nTo fix it: 1. let it be answered: {newest.with_hosts([*newest._hosts.values(), host])};"
+        f"\n           2. let it go where it wants: {newest.called}(..., allow=[{host!r}]);"
         "\n           3. keep the code under test from asking it."
     )
     newest.network.failed(error)

@@ -699,7 +699,7 @@ def test_a_blocked_host_is_an_error_that_says_how_to_fix_it(fake):
         "requests is intercepted, and other.example is not among its hosts.",
         "  answered: a.example, b.example:8080",
         "  allowed: localhost",
-        "To fix it: 1. let the fake answer: fake.intercepting_requests('a.example', 'b.example:8080', 'other.example');",
+        "To fix it: 1. let it be answered: fake.intercepting_requests('a.example', 'b.example:8080', 'other.example');",
         "           2. let it go where it wants: fake.intercepting_requests(..., allow=['other.example']);",
         "           3. keep the code under test from asking it.",
     ]
@@ -771,7 +771,8 @@ def test_leaving_says_that_nothing_came(fake):
     assert str(caught.value).splitlines() == [
         "requests was intercepted for a.example, b.example, but no request came.",
         "What may be wrong: 1. the code under test did not ask, or asked another host that is allowed;",
-        "                   2. it asks without requests, or in another process: give it fake.server();",
+        "                   2. it asks without requests, or in another process: those need a server, such as",
+        "                      fake.server(), or a RecordingProxy where they are recorded;",
         "                   3. its Session has an adapter that is no HTTPAdapter, or something that was",
         "                      entered later, such as a RequestsMock, answered in the fake's place;",
         "                   4. it need not ask: say must_be_asked=False.",

@@ -8,6 +8,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -45,6 +46,9 @@ def server(upstream):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "session.jsonl"
+
+
+BODY = {"model": "gpt-4", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 def ask(server, said="Hello", **more):
@@ -485,3 +489,65 @@ def test_every_mode_is_in_the_table_of_the_module():
     assert use.__doc__ is not None
     for name in (*RECORD_MODES, *ALIASES):
         assert name in use.__doc__
+
+
+@pytest.mark.parametrize("mode", ["once", "new_episodes"])
+def test_a_request_that_reached_no_server_is_recorded_and_told_where_it_stays(path, mode):
+    with FakeAivvm().server() as server:
+        gone = SimpleNamespace(url=server.url)
+    told = pytest.warns(UserWarning, match="has a request that reached no server")
+    with told, use_recording(path, mode), pytest.raises(requests.ConnectionError):
+        ask(gone)
+    with use_recording(path), pytest.raises(requests.ConnectionError):
+        ask(gone)
+    assert Recording.load(path)[0].reply.ending.kind == "refused"
+    with use_recording(path, "rewrite"), pytest.raises(requests.ConnectionError):
+        ask(gone)  # no warning: it asks again
+
+
+def test_a_recording_of_nothing_is_none_where_one_is_recorded_once(path, server, upstream):
+    for _ in range(2):
+        with use_recording(path, "once", must_be_asked=False):
+            pass
+    assert len(Recording.load(path)) == 0
+    for _ in range(2):
+        with use_recording(path, "once"):
+            ask(server)
+    assert len(upstream.calls) == 1
+
+
+def test_folders_are_made_for_what_is_recorded(tmp_path, server):
+    path = tmp_path / "not" / "yet" / "session.jsonl"
+    with pytest.raises(FileNotFoundError), use_recording(path, "none"):
+        pass
+    assert not path.parent.exists()
+    with use_recording(path, "once"):
+        ask(server)
+    assert len(Recording.load(path)) == 1
+
+
+def test_how_long_a_reader_stayed_is_no_drift(path, server, upstream):
+    upstream.reply(Reply.of("a").stall()).reply("a")
+    with use_recording(path, "rewrite"):
+        requests.post(f"{server.url}/api/chat", json=BODY, stream=True, timeout=5).close()
+    assert Recording.load(path)[0].reply.ending.kind == "closed"
+    with use_recording(path, "verify"):
+        assert ask(server) == [b"a"]
+
+
+def test_a_recorder_that_was_killed_is_told_where_no_recording_is(path):
+    path.with_name("session.jsonl.journal").write_bytes(b"")
+    with (
+        pytest.raises(FileNotFoundError, match="`aivvm-testing recover` makes"),
+        use_recording(path),
+    ):
+        pass
+
+
+def test_a_host_that_is_blocked_is_told_by_the_name_of_what_blocks_it(path, server):
+    message = r"use_recording\(\.\.\., hosts=\['api\.example', '127\.0\.0\.1'\]\)"
+    with (
+        pytest.raises(UnmatchedRequest, match=message),
+        use_recording(path, "rewrite", hosts=["api.example"]),
+    ):
+        ask(server)
