@@ -266,11 +266,11 @@ def _subclass(kind: type, owner: type) -> type:
 class _Socket:
     """A connected socket, TLS and all, that tells what passes."""
 
-    __slots__ = ("_attempt", "own", "settimeout", "shutdown")
+    __slots__ = ("_attempt", "own", "settimeout")
 
     def __init__(self, own: Any, attempt: _Attempt) -> None:
         self.own = own
-        self.settimeout, self.shutdown = own.settimeout, own.shutdown  # which are asked for most
+        self.settimeout = own.settimeout  # which is asked for most
         self._attempt = attempt
 
     def sendall(self, data: Any, *flags: int) -> None:

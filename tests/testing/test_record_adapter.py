@@ -1234,6 +1234,42 @@ def test_a_request_through_a_tunnel_is_recorded_as_if_there_was_none(path: Path)
         assert data_of(exchange.reply) == [b"in", b"side"]
 
 
+def test_a_request_through_a_tunnel_within_tls_is_recorded_as_if_there_was_none(path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    target = with_tls(HEAD + framed(b"in", b"side") + END)
+
+    def pump(source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                to.sendall(data)
+
+    def tunnel(connection: socket.socket) -> None:
+        with (
+            context.wrap_socket(connection, server_side=True) as outer,
+            socket.create_connection(("127.0.0.1", target_port)) as onward,
+        ):
+            outer.recv(65536)
+            outer.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=pump, args=(onward, outer), daemon=True)
+            back.start()
+            pump(outer, onward)
+            onward.shutdown(socket.SHUT_RDWR)
+            back.join(PATIENCE)
+
+    with (
+        listening(target) as target_port,
+        listening(tunnel) as port,
+        plain_session(RecordingAdapter(path)) as session,
+    ):
+        session.proxies = {"https": f"https://localhost:{port}"}
+        for _ in range(2):
+            assert session.get("https://localhost/x", verify=CERTIFICATE).text == "inside"
+    for exchange in Recording.load(path):
+        assert exchange.request.url == "https://localhost/x"
+        assert data_of(exchange.reply) == [b"in", b"side"]
+
+
 def test_a_tunnel_that_a_proxy_refuses_is_recorded(path: Path) -> None:
     def refuse(connection: socket.socket) -> None:
         connection.recv(65536)
