@@ -167,6 +167,16 @@ class Tap:
 _unfinished: set[Tap] = set()
 
 
+def _after_fork() -> None:
+    """In the child: another thread may have held these, and is not there to let go of them."""
+    for tap in list(_unfinished):
+        tap._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @atexit.register
 def _finish_all() -> None:
     """What nobody has closed when the process ends is recorded all the same."""

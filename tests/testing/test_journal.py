@@ -438,6 +438,38 @@ finish()
     assert len(Recording.load(tmp_path / "f")) == 1
 
 
+def test_a_fork_while_a_thread_begins_an_exchange_leaves_no_lock_behind(tmp_path: Path) -> None:
+    script = """
+import threading
+import warnings
+from aivvm_testing.record.tap import Tap
+tap = Tap(path + ".tap")
+held, go = threading.Event(), threading.Event()
+
+def hold():
+    with tap._lock:
+        held.set()
+        go.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+warnings.simplefilter("ignore")  # about what is done here on purpose
+child = os.fork()
+if child == 0:
+    tap.begin(Request("GET", "http://x/child")).end("cut")
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+go.set()
+thread.join()
+tap.begin(Request("GET", "http://x/parent")).end("cut")
+tap.close()
+finish()
+"""
+    assert ran(script, tmp_path / "f").stdout.splitlines()[-1] == "7"
+    assert [one.request.url for one in Recording.load(tmp_path / "f.tap")] == ["http://x/parent"]
+
+
 # Recovery
 
 
