@@ -508,7 +508,8 @@ class BlankedReply:
         if known is not None:
             self._content_type = known
             return reason, headers
-        self._content_type = headers.get("content-type", "")
+        content_type = headers.get("content-type", "")
+        self._content_type = content_type if isinstance(content_type, str) else ""  # likewise
         found: list[str] = []
         blanked = policy._blanked_headers(headers, found)
         if is_text:

@@ -225,6 +225,10 @@ class Entry:
 
     def chunk(self, data: bytes, *, at: float | None = None) -> None:
         """A chunk came, or did `at` so many seconds."""
+        if not isinstance(data, (bytes, bytearray)):  # of somebody else's transport
+            self._failed(TypeError(f"a chunk is bytes, but got {data!r:.60}"))
+            self.end("closed", "the rest could not be recorded")
+            return
         self._blanked.chunk(data, self.now() if at is None else at)
 
     def end(
@@ -237,8 +241,12 @@ class Entry:
         self._open.pop(self._n, None)
 
     def now(self) -> float:
-        """The moment, as it is recorded."""
-        return 0.0 if self.timer is None else microseconds(self.timer.elapsed())
+        """The moment, as it is recorded; where the clock gives none, that of the event before."""
+        try:
+            return 0.0 if self.timer is None else microseconds(self.timer.elapsed())
+        except Exception as error:  # of a user's clock
+            self._failed(error)
+            return 0.0
 
 
 # Not where an escape of JSON goes over into it.

@@ -7,6 +7,8 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -542,6 +544,63 @@ def test_a_head_that_no_recording_holds_reaches_the_reader_and_is_told_at_the_en
         tap.close()
     replies = [exchange.reply for exchange in Recording.load(path)]
     assert [(reply.head, reply.ending.kind) for reply in replies] == [(None, "closed")] * 2
+
+
+@pytest.mark.parametrize("value", [b"text/plain", 5, None, ["json"]])
+def test_a_content_type_that_is_no_text_reaches_the_reader_and_is_told_at_the_end(
+    tmp_path: Path, value: Any
+) -> None:
+    class Odd:
+        def send(self, request: Request, *, timeout: object) -> Response:
+            return Response(200, "OK", Headers([("content-type", value)]), [b"as", b"it is"])
+
+    path = tmp_path / "session.jsonl"
+    tap = RecordingTransport(Odd(), path)
+    response = tap.send(Request("GET", "http://h/"), timeout=None)
+    assert (response.headers.get("content-type"), list(response)) == (value, [b"as", b"it is"])
+    with pytest.raises(SetupFailure, match="not all was recorded as it was: TypeError"):
+        tap.close()
+    assert Recording.load(path)[0].reply.body == b"asit is"
+
+
+@pytest.mark.parametrize("body", [b"", b'{"key": "sk-123456789"}'], ids=["no secret", "a secret"])
+def test_a_chunk_that_is_no_bytes_reaches_the_reader_and_is_told_at_the_end(
+    tmp_path: Path, body: bytes
+) -> None:
+    chunks: list[Any] = [b"bytes", "text", b"bytes"]
+
+    class Odd:
+        def send(self, request: Request, *, timeout: object) -> Response:
+            return Response(200, "OK", Headers(), chunks)
+
+    path = tmp_path / "session.jsonl"
+    tap = RecordingTransport(Odd(), path)
+    assert list(tap.send(Request("GET", "http://h/", body=body), timeout=None)) == chunks
+    with pytest.raises(SetupFailure, match="is written, but"):
+        tap.close()
+    reply = Recording.load(path)[0].reply
+    assert (reply.body, reply.ending.kind) == (b"bytes", "closed")
+
+
+@pytest.mark.parametrize("moment", [inf, nan, 10**400], ids=["inf", "nan", "more than a float"])
+def test_a_clock_that_gives_no_moment_is_told_at_the_end(tmp_path: Path, moment: float) -> None:
+    class Broken(VirtualClock):
+        def exchange(self) -> Any:
+            return nullcontext(self)
+
+        def elapsed(self) -> float:
+            return moment
+
+    fake = FakeAivvm()
+    fake.reply(Reply.of(b"a", b"b"))
+    path = tmp_path / "session.jsonl"
+    tap = RecordingTransport(fake.transport(), path, clock=Broken())
+    with tap.send(build_request("gpt-4", [], url="http://h"), timeout=None) as response:
+        assert list(response) == [b"a", b"b"]
+    with pytest.raises(SetupFailure, match="not all was recorded as it was"):
+        tap.close()
+    reply = Recording.load(path)[0].reply
+    assert (reply.chunks, reply.ending) == ((Chunk(b"a"), Chunk(b"b")), Ending())
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
