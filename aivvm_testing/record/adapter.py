@@ -276,8 +276,12 @@ class _Socket:
     def sendall(self, data: Any, *flags: int) -> None:
         try:
             self.own.sendall(data, *flags)
-        finally:  # what fails here may have come through as well; the answer, or its absence, shows
+        except TypeError:  # it is no bytes, and none were sent; `http.client` may send what is in it
+            raise
+        except BaseException:  # it may have come through as well; the answer, or its absence, shows
             self._attempt.sent(data)
+            raise
+        self._attempt.sent(data)
 
     def makefile(self, mode: str = "r", *args: Any, **options: Any) -> Any:
         if mode != "rb" or args or options:

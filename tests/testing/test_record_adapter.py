@@ -462,6 +462,28 @@ def test_bodies_of_every_kind_are_recorded(path: Path, sent: dict[str, Any], bod
     assert exchange.request == fake.requests[0]
 
 
+@pytest.mark.parametrize("part", [10**13, [1, 2]], ids=["a number", "a list of numbers"])
+def test_a_body_that_cannot_be_sent_is_refused_as_without_a_tap_and_not_recorded(
+    path: Path, part: Any
+) -> None:
+    class Parts:
+        def __iter__(self) -> Iterator[Any]:
+            return iter([part])
+
+        def __len__(self) -> int:
+            return 2
+
+    said = []
+    for adapter in (HTTPAdapter(), RecordingAdapter(path)):
+        with serving(HEAD + END) as peer, plain_session(adapter) as session:
+            with pytest.raises(TypeError) as caught:
+                session.post(peer.url, data=Parts())
+            said.append(str(caught.value))
+    assert said[0] == said[1]
+    [exchange] = Recording.load(path)
+    assert (exchange.request.body, exchange.reply.ending.kind) == (b"", "closed")
+
+
 def test_an_answer_that_comes_before_the_whole_request_is_recorded(path: Path) -> None:
     def refusing(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
