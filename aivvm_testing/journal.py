@@ -154,8 +154,20 @@ class Journal:
             if one is None:
                 return
             self.unreached += ending.kind in HEADLESS_KINDS
-            if not self._tell(one, ending_line, ending, ending.at):
+            try:
+                told = self._tell(one, ending_line, ending, ending.at)
+            except BaseException:  # an interrupt
+                if not one.ended:
+                    self._open[n] = one
+                raise
+            if not told:
                 self._break_off(one)
+
+    def end_open(self, ending: Ending) -> None:
+        """Ends all that is open so: where an interrupt came between, whoever began it may not know of it."""
+        with self._lock:
+            for n in list(self._open):
+                self.end(n, ending)
 
     def finish(self, before: Iterable[Exchange] = ()) -> None:
         """Replaces the file at `path` by the recording and removes the journal; once is enough, more is harmless.
@@ -174,6 +186,7 @@ class Journal:
                 return
             if self._open:
                 raise ValueError(f"exchange {min(self._open)} has no ending: end it before finishing")
+            self._flush()  # what waits after an interrupt
             self._file.close()
             if self.failure is not None:
                 why = (
@@ -231,12 +244,15 @@ class Journal:
             self._unheld.append(_told(error))
             return False
         together = self.together
+        if make is ending_line:
+            one.ended = True
         if together.depth or self._waiting:
             self._waiting.append((one, line))
         else:  # what `_put` does, at half its cost, as there are many
             together.depth = 1
+            begin = self._size
             try:
-                begin, self._size = self._size, self._size + len(line)
+                self._size = begin + len(line)
                 places = one.places
                 if places and places[-1] == begin:
                     places[-1] = self._size
@@ -247,6 +263,9 @@ class Journal:
                     self._write(line[written:])
             except Exception as error:
                 self.failure = error
+            except BaseException:
+                self._mend([(one, line)], begin)
+                raise
             finally:
                 together.depth = 0
         if self._waiting and not together.depth:
@@ -256,14 +275,23 @@ class Journal:
     def _flush(self) -> None:
         """Writes down what waits."""
         while self._waiting:
-            self.together.depth += 1
-            batch = self._waiting[:]
-            del self._waiting[: len(batch)]  # always the same list: somebody may be about to append to it
-            self._put(batch, b"".join([line for _, line in batch]))
+            self.together.depth += 1  # what garbage collection ends meanwhile, in any line, waits
+            begin = self._size
+            waiting = self._waiting[:]
+            batch: list[tuple[_Written, bytes]] = []
+            try:
+                # Always the same list: somebody may be about to append to it.
+                del self._waiting[: len(waiting)]
+                batch = waiting
+                self._put(batch, b"".join([line for _, line in batch]))
+            except BaseException:
+                self._mend(batch, begin)
+                raise
+            finally:
+                self.together.depth -= 1
 
     def _put(self, batch: Sequence[tuple[_Written, bytes]], data: bytes) -> None:
-        """Writes these lines, which are the data. What garbage collection ends meanwhile, in any line, waits: the depth is
-        one more than the caller's, until all is written."""
+        """Writes these lines, which are the data."""
         try:
             for one, line in batch:
                 begin, self._size = self._size, self._size + len(line)
@@ -272,8 +300,21 @@ class Journal:
                 self._write(data)
         except Exception as error:
             self.failure = error
-        finally:
-            self.together.depth -= 1
+
+    def _mend(self, batch: Sequence[tuple[_Written, bytes]], begin: int) -> None:
+        """Does what an interrupt has kept from being done: these lines, from that byte on, are written and noted."""
+        data = b"".join([line for _, line in batch])
+        end = begin
+        for one, line in batch:
+            end += len(line)
+            if not one.places or one.places[-1] < end:
+                _add(one.places, end - len(line), end)
+        self._size = end
+        try:
+            if self.failure is None and not self.inherited:
+                self._write(data[os.fstat(self._file.fileno()).st_size - begin :])
+        except Exception as error:
+            self.failure = error
 
     def _break_off(self, one: _Written) -> None:
         """Ends an exchange with what no line can hold, which was noted last."""
@@ -290,12 +331,13 @@ class Journal:
 class _Written:
     """An exchange that is written down: where its lines are, and when its last event was."""
 
-    __slots__ = ("last", "n", "places", "started", "tag")
+    __slots__ = ("ended", "last", "n", "places", "started", "tag")
 
     def __init__(self, started: float, n: int) -> None:
         self.started = started
         self.n = n
         self.tag = b'"x": %d, ' % n
+        self.ended = False
         self.last = -inf
         self.places: _Places = array("Q")
 
@@ -317,9 +359,11 @@ class _Together:
 
     def __exit__(self, *exc_info: object) -> None:
         self.depth -= 1
-        if not self.depth:
-            self._journal._flush()
-        self._lock.release()
+        try:
+            if not self.depth:
+                self._journal._flush()
+        finally:
+            self._lock.release()
 
 
 _INHERITED = "what a forked process does is not recorded by the recorder of its parent: record it into a file of its own"

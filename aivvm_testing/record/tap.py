@@ -134,6 +134,7 @@ class Tap:
             self._closed = True
         for entry in list(self._open.values()):
             entry.end("closed")
+        self._journal.end_open(Ending("closed"))
         if self._unchecked and not self._journal.inherited:
             self._check()
         if self._refusal is not None:

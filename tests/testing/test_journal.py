@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -292,6 +294,62 @@ def told_at(step: int, path: Path) -> bool:
     journal.finish()
     assert [one.reply for one in Recording.load(path)] == [Reply(None, (), Ending("cut")), WHOLE], step
     return True
+
+
+@pytest.mark.parametrize("when", ["before it is made", "before it is written", "in it", "after it"])
+@pytest.mark.parametrize("event", ["request", "head", "chunk", "end", "together"])
+def test_an_interrupt_at_any_event_leaves_a_recording_that_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, when: str
+) -> None:
+    class Interrupting:
+        def __init__(self, file: Any) -> None:
+            self.own = file
+
+        def write(self, data: bytes) -> int:
+            journal._file = self.own
+            if when != "before it is written":
+                self.own.write(data[:20] if when == "in it" else data)
+            raise KeyboardInterrupt
+
+    def interrupted(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    def together(one: int) -> None:
+        with journal.together:
+            journal.chunk(one, b"a", 0.0)
+            journal.end(one, Ending())
+
+    steps: dict[str, Callable[[int], object]] = {
+        "request": lambda _: journal.begin(GET, 0.0),
+        "head": lambda one: journal.head(one, Head()),
+        "chunk": lambda one: journal.chunk(one, b"a", 0.0),
+        "end": lambda one: journal.end(one, Ending()),
+        "together": together,
+    }
+    journal = Journal(tmp_path / "f")
+    n = journal.begin(GET, 0.0)
+    if event in ("chunk", "end", "together"):
+        journal.head(n, Head())
+    if when == "before it is made":
+        name = {"request": "request", "head": "head", "chunk": "chunk"}.get(event, "ending")
+        monkeypatch.setattr(f"aivvm_testing.journal.{name}_line", interrupted)
+    else:
+        journal._file = Interrupting(journal._file)  # type: ignore[assignment]  # a stand-in
+    with pytest.raises(KeyboardInterrupt):
+        steps[event](n)
+    monkeypatch.undo()
+    journal.end_open(Ending("closed"))
+    later = journal.begin(GET, 1.0)
+    thread = threading.Thread(target=journal.end, args=(later, Ending("cut")))  # which no lock keeps out
+    thread.start()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    journal.finish()
+    first, *_, last = [one.reply for one in Recording.load(tmp_path / "f")]
+    assert last.ending.kind == "cut"
+    written = when != "before it is made"
+    assert first.ending.kind == ("complete" if written and event in ("end", "together") else "closed")
+    assert first.body == (b"a" if event == "together" or (written and event == "chunk") else b"")
 
 
 def test_what_a_forked_child_asks_is_its_own_loss_alone(tmp_path: Path) -> None:
