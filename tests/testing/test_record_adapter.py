@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import select
 import socket
 import ssl
 import struct
@@ -1261,23 +1262,20 @@ def test_a_request_through_a_tunnel_within_tls_is_recorded_as_if_there_was_none(
     context.load_cert_chain(CERTIFICATE)
     target = with_tls(HEAD + framed(b"in", b"side") + END)
 
-    def pump(source: socket.socket, to: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                to.sendall(data)
-
     def tunnel(connection: socket.socket) -> None:
         with (
             context.wrap_socket(connection, server_side=True) as outer,
             socket.create_connection(("127.0.0.1", target_port)) as onward,
+            suppress(OSError),
         ):
             outer.recv(65536)
             outer.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            back = threading.Thread(target=pump, args=(onward, outer), daemon=True)
-            back.start()
-            pump(outer, onward)
-            onward.shutdown(socket.SHUT_RDWR)
-            back.join(PATIENCE)
+            to = {outer: onward, onward: outer}  # by one thread, as no two may use a connection with TLS
+            while ready := [outer] if outer.pending() else select.select([*to], [], [], PATIENCE)[0]:
+                for one in ready:
+                    if not (data := one.recv(65536)):
+                        return
+                    to[one].sendall(data)
 
     with (
         listening(target) as target_port,
