@@ -43,6 +43,7 @@ from aivvm_testing.format import (
     line_size,
     request_line,
 )
+from aivvm_testing.interrupts import is_interrupt
 from aivvm_testing.recording import BUFFER, Exchange, check_replaceable, replacing, why_not
 from aivvm_testing.reply import HEADLESS_KINDS, Ending, Head
 
@@ -72,7 +73,7 @@ class Journal:
         recorded_at: str | None = None,
     ) -> None:
         self.path = os.path.abspath(path)
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.journal_path = f"{self.path}.journal"
         self._lock = threading.RLock()  # reentrant: garbage collection may close a stream in any line
         self._count = 0
@@ -241,6 +242,8 @@ class Journal:
                 one.last = moment = at if at < inf else finite(at)
             line = make(event, moment, one.tag)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             self._unheld.append(_told(error))
             return False
         together = self.together
@@ -261,11 +264,11 @@ class Journal:
                 written = self._file.write(line)
                 if written < len(line):
                     self._write(line[written:])
-            except Exception as error:
+            except BaseException as error:
+                if is_interrupt(error):
+                    self._mend([(one, line)], begin)
+                    raise
                 self.failure = error
-            except BaseException:
-                self._mend([(one, line)], begin)
-                raise
             finally:
                 together.depth = 0
         if self._waiting and not together.depth:
@@ -299,6 +302,8 @@ class Journal:
             if self.failure is None and not self.inherited:
                 self._write(data)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             self.failure = error
 
     def _mend(self, batch: Sequence[tuple[_Written, bytes]], begin: int) -> None:
@@ -384,7 +389,7 @@ def _named(request: Request) -> str:
     return one_line(f"{request.method} {request.url}"[:100])
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 

@@ -17,7 +17,7 @@ LAYERS = {
         ["__init__", "__main__"],
     ],
     "aivvm_testing": [
-        ["errors", "clock", "sockets"],
+        ["errors", "clock", "sockets", "interrupts"],
         ["reply", "blanking"],
         ["redaction"],
         ["wire", "service", "call"],

@@ -28,6 +28,7 @@ from requests.adapters import HTTPAdapter
 from aivvm.transport import Headers, Request
 from aivvm_testing.clock import Clock, Timer, microseconds
 from aivvm_testing.errors import SetupFailure
+from aivvm_testing.interrupts import is_interrupt
 from aivvm_testing.record.account import Account
 from aivvm_testing.record.answer import MAX_CHUNK, AnswerEnd, AnswerParser
 from aivvm_testing.record.tap import Tap
@@ -286,6 +287,7 @@ class _Socket:
     def makefile(self, mode: str = "r", *args: Any, **options: Any) -> Any:
         if mode != "rb" or args or options:
             return self.own.makefile(mode, *args, **options)
+        self._attempt.awaits()
         raw = self.own.makefile(mode, 0)
         if isinstance(raw, io.BufferedReader):
             raw = raw.detach()
@@ -306,7 +308,6 @@ class _Stream(io.RawIOBase):
         self._own = own
         self._attempt = attempt
         self._sock = getattr(own, "_sock", None)  # which others look for here; any name would cost each read
-        attempt.awaits()
 
     def readable(self) -> bool:
         return True
@@ -523,6 +524,8 @@ class _Attempt:
     # Its end
 
     def _loses(self, error: Exception) -> None:
+        if is_interrupt(error):
+            raise error
         self.over = True
         self._tap.failed(error)
         if self._account is not None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import zlib
 from typing import Protocol
 
+from aivvm_testing.interrupts import is_interrupt
+
 MAX_PART = 64 * 1024 * 1024
 """Bytes that one `feed` may decode to: a few that unpack to more are an attack on memory."""
 
@@ -148,6 +150,8 @@ class _Other:
             try:
                 part = self._decoder.decompress(data[begin : begin + _SLICE])
             except Exception as error:
+                if is_interrupt(error):
+                    raise
                 raise ValueError(f"damaged {self._coding}: {_told(error)}") from error
             if part:
                 parts.append(part)

@@ -23,6 +23,7 @@ from aivvm.transport import Headers, Request
 from aivvm_testing.blanking import NO_SECRETS, placeholder
 from aivvm_testing.clock import Clock, SystemClock, Timer, microseconds
 from aivvm_testing.errors import SecretsFound, SetupFailure
+from aivvm_testing.interrupts import is_interrupt
 from aivvm_testing.journal import Journal
 from aivvm_testing.recording import Exchange
 from aivvm_testing.redaction import DEFAULT, BlankedReply, Redaction
@@ -84,6 +85,8 @@ class Tap:
         try:
             redacted, secrets = self._redaction.redact(request)
         except Exception as error:  # of a user's function
+            if is_interrupt(error):
+                raise
             why = f"an exchange is missing, as redaction failed with {type(error).__name__}: {error}"
             self.failed(SetupFailure(f"{self._journal.path} is written, but {why}"))
         self._asked += 1
@@ -111,7 +114,12 @@ class Tap:
         return entry
 
     def failed(self, error: Exception) -> None:
-        """Something was not recorded as it was: `close` raises the first of these, once the rest is written."""
+        """Something was not recorded as it was: `close` raises the first of these, once the rest is written.
+
+        An interrupt is not ours to keep, and is raised on.
+        """
+        if is_interrupt(error):
+            raise error
         if not self._closed:
             self._failure = self._failure or error
 

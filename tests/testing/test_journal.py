@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -296,10 +297,30 @@ def told_at(step: int, path: Path) -> bool:
     return True
 
 
+class Late(Exception):
+    """What a watchdog raises when its alarm comes."""
+
+
+@pytest.fixture(params=[KeyboardInterrupt, Late])
+def interrupt(request: pytest.FixtureRequest) -> Iterator[type[BaseException]]:
+    """What is raised where a signal comes."""
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        raise request.param
+
+    before = signal.signal(signal.SIGINT, handler)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("when", ["before it is made", "before it is written", "in it", "after it"])
 @pytest.mark.parametrize("event", ["request", "head", "chunk", "end", "together"])
 def test_an_interrupt_at_any_event_leaves_a_recording_that_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, when: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt: type[BaseException],
+    event: str,
+    when: str,
 ) -> None:
     class Interrupting:
         def __init__(self, file: Any) -> None:
@@ -309,10 +330,12 @@ def test_an_interrupt_at_any_event_leaves_a_recording_that_is_right(
             journal._file = self.own
             if when != "before it is written":
                 self.own.write(data[:20] if when == "in it" else data)
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+            return len(data)
 
     def interrupted(*_: object) -> bytes:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        return b""
 
     def together(one: int) -> None:
         with journal.together:
@@ -335,7 +358,7 @@ def test_an_interrupt_at_any_event_leaves_a_recording_that_is_right(
         monkeypatch.setattr(f"aivvm_testing.journal.{name}_line", interrupted)
     else:
         journal._file = Interrupting(journal._file)  # type: ignore[assignment]  # a stand-in
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(interrupt):
         steps[event](n)
     monkeypatch.undo()
     journal.end_open(Ending("closed"))

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import ssl
 import struct
@@ -19,7 +20,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +38,7 @@ from requests.auth import HTTPDigestAuth
 from urllib3.util import Retry
 
 from aivvm.transport import Headers, Request
-from aivvm_testing.clock import VirtualClock
+from aivvm_testing.clock import SystemClock, VirtualClock
 from aivvm_testing.errors import SetupFailure
 from aivvm_testing.fake import FakeAivvm
 from aivvm_testing.record.adapter import RecordingAdapter, tapped
@@ -1515,3 +1516,46 @@ def test_misuse_is_refused_at_the_call(path: Path) -> None:
     assert not list(path.parent.iterdir())
     with RecordingAdapter(path), pytest.raises(FileExistsError):
         RecordingAdapter(path)
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["request", "answer"])
+def test_an_exception_of_a_signal_handler_reaches_the_caller(path: Path, at: int) -> None:
+    class Late(Exception):
+        pass
+
+    class Alarming(SystemClock):
+        """A signal comes while the tap looks at the clock."""
+
+        moments = 0
+
+        def timer(self) -> Any:
+            return self
+
+        def exchange(self) -> Any:
+            return nullcontext(self)
+
+        def elapsed(self) -> float:
+            self.moments += 1
+            if self.moments == at:
+                signal.raise_signal(signal.SIGINT)
+            return 0.0
+
+    def handler(signum: int, frame: object) -> None:
+        raise Late
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(HEAD + framed(b"a") + END)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with (
+            listening(answer) as port,
+            plain_session(RecordingAdapter(path, clock=Alarming())) as session,
+            pytest.raises(Late),
+        ):
+            session.get(f"http://127.0.0.1:{port}/")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (reply,) = recorded(path)
+    assert (reply.ending.kind, reply.ending.error) == ("closed", "Late")
