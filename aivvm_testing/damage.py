@@ -44,7 +44,6 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         except CorruptRecording as error:
             return Inspection(0, [error])
         while len(damages) < MOST_DAMAGES:
-            n += 1
             begun = reader.line + 1
             try:
                 if reader.exchange(n) is None:
@@ -53,6 +52,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
             except CorruptRecording as error:
                 damages.append(error)
                 reader = Reader(name, cast("BinaryIO", lines), line=lines.skip(reader.line, begun))
+            n += 1
     return Inspection(sound, damages)
 
 

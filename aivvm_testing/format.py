@@ -450,7 +450,7 @@ class Reader:
         return self._line
 
     def exchange(self, n: int) -> tuple[Request, Reply, float] | None:
-        """The next exchange, the `n`th from 1: its request, its reply and when it started. None at the end."""
+        """The next exchange, the `n`th from 0: its request, its reply and when it started. None at the end."""
         try:
             event = self._event()
             return None if event is None else self._exchange(event, n)

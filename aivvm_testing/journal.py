@@ -131,7 +131,7 @@ class Journal:
                 self._written.append(one)
                 self._open[n] = one
             else:
-                self._unheld[-1] = f"exchange {n}, {_named(request)}, is not in it: {self._unheld[-1]}"
+                self._unheld[-1] = f"exchange {n - 1}, {_named(request)}, is not in it: {self._unheld[-1]}"
         return n
 
     def head(self, n: int, head: Head, at: float | None = None) -> None:
@@ -186,7 +186,7 @@ class Journal:
                     raise OSError(errno.EBADF, _INHERITED, self.path)
                 return
             if self._open:
-                raise ValueError(f"exchange {min(self._open)} has no ending: end it before finishing")
+                raise ValueError(f"exchange {min(self._open) - 1} has no ending: end it before finishing")
             self._flush()  # what waits after an interrupt
             self._file.close()
             if self.failure is not None:
@@ -324,7 +324,7 @@ class Journal:
     def _break_off(self, one: _Written) -> None:
         """Ends an exchange with what no line can hold, which was noted last."""
         why = self._unheld[-1]
-        self._unheld[-1] = f"exchange {one.n} breaks off in it: {why}"
+        self._unheld[-1] = f"exchange {one.n - 1} breaks off in it: {why}"
         self._tell(one, ending_line, Ending("closed", 0.0, error=f"not recorded further: {why}"), 0.0)
         self._open.pop(one.n, None)
 
@@ -475,7 +475,7 @@ def _begun(journal: BinaryIO) -> list[int]:
         if found := _BEGINNING.fullmatch(line):
             n = int(found[1])
             if n in started:
-                why = f"exchange {n} begins a second time: two processes wrote into this journal"
+                why = f'"x": {n} begins a second time: two processes wrote into this journal'
                 raise CorruptRecording(journal.name, number, why)
             started[n] = float(found[2])
     return sorted(started, key=lambda n: (started[n], n))
@@ -485,7 +485,7 @@ def _check_sound(journal: str, made: str, order: list[int]) -> None:
     with open(made, "rb", BUFFER) as file:
         reader = Reader(made, file)
         reader.header()
-        for n, tag in enumerate(order, 1):
+        for n, tag in enumerate(order):
             try:
                 reader.exchange(n)
             except CorruptRecording as error:  # of a file that will not be there

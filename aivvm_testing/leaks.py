@@ -59,7 +59,7 @@ _MANY = 1000  # chunks
 class Leak:
     """Something that looks like a secret, in a recording.
 
-    `exchange` counts from 1; 0 is outside of any. `part`: `url`, `request header x-name`, `request body`, `reason`,
+    `exchange` counts from 0; None is outside of any. `part`: `url`, `request header x-name`, `request body`, `reason`,
     `reply header x-name`, `reply body`, `error`, `data after the body`, `note`, `expected` (its texts, as lines), or
     `line 7` for what is no line of a recording. `position`: its first byte in that part, from 0, chunks joined and a
     content-coding undone. `kind`: what it looks like. `glimpse`: its length, and its first characters, at most 4 and a
@@ -67,7 +67,7 @@ class Leak:
     not count when leaks are compared.
     """
 
-    exchange: int
+    exchange: int | None
     part: str
     position: int
     kind: str
@@ -75,7 +75,7 @@ class Leak:
     line: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
-        where = f"exchange {self.exchange}, {self.part}" if self.exchange else self.part
+        where = f"exchange {self.exchange}, {self.part}" if self.exchange is not None else self.part
         return f"{where}, byte {self.position}: {self.kind}, {self.glimpse}"
 
 
@@ -259,7 +259,9 @@ class _Found(NamedTuple):
 class _Part:
     """A part of an exchange that is searched as it comes; each place is told once, as the first kind that it is."""
 
-    def __init__(self, exchange: int, name: str, redaction: Redaction, *, may_be_random: bool = True) -> None:
+    def __init__(
+        self, exchange: int | None, name: str, redaction: Redaction, *, may_be_random: bool = True
+    ) -> None:
         self._exchange = exchange
         self._name = name
         self._by_pattern = len(redaction.compiled)
@@ -316,7 +318,7 @@ class _Part:
 class _Body:
     """A body, chunk by chunk."""
 
-    def __init__(self, exchange: int, name: str, redaction: Redaction, content_type: str) -> None:
+    def __init__(self, exchange: int | None, name: str, redaction: Redaction, content_type: str) -> None:
         self.part = _Part(exchange, name, redaction)
         self._members = Members(redaction, content_type)
         self.came = 0
@@ -390,7 +392,7 @@ class _Places:
 class _Look:
     """Looks through one exchange, in the order in which its events come."""
 
-    def __init__(self, exchange: int, redaction: Redaction) -> None:
+    def __init__(self, exchange: int | None, redaction: Redaction) -> None:
         self._exchange = exchange
         self._redaction = redaction
         self._body = _Body(exchange, "reply body", redaction, "")
@@ -479,7 +481,7 @@ class _Look:
         parts = [part for part in parts if part[1]]
         joined = _as_bytes("\0".join([text for _, text, _ in parts]))
         clean = not self._redaction.patterns and not any(
-            _Part(0, "", self._redaction).feed(joined, last=True)
+            _Part(None, "", self._redaction).feed(joined, last=True)
         )
         for name, text, spans in parts:
             secrets = [(b, e) for b, e in spans if e > b and not is_placeholder(text[b:e])]
@@ -494,8 +496,8 @@ class _Look:
 
 
 def _find(recording: Recording, redaction: Redaction) -> Iterator[_Found]:
-    yield from _Look(0, redaction).header(recording.note, recording.expected)
-    for n, exchange in enumerate(recording, 1):
+    yield from _Look(None, redaction).header(recording.note, recording.expected)
+    for n, exchange in enumerate(recording):
         look = _Look(n, redaction)
         yield from look.request(exchange.request)
         if exchange.reply.head is not None:
@@ -507,7 +509,7 @@ def _find(recording: Recording, redaction: Redaction) -> Iterator[_Found]:
 
 def _find_in_lines(path: str, redaction: Redaction) -> Iterator[_Found]:
     looks: dict[int, _Look] = {}  # by the tags of a journal; a recording has one at a time, under 0
-    number = n = 0
+    number, n = 0, -1
     with open(path, "rb", BUFFER) as file:
         while line := file.readline(MAX_LINE + 1):
             number += 1
@@ -519,14 +521,14 @@ def _find_in_lines(path: str, redaction: Redaction) -> Iterator[_Found]:
                 event = json.loads(line)
                 tag = event.get("x", 0)
                 if "request" in event:
-                    n = tag or n + 1
+                    n = tag - 1 if tag else n + 1
                     looks[tag] = _Look(n, redaction)
-                look = _Look(0, redaction) if "aivvm_recording" in event else looks[tag]
+                look = _Look(None, redaction) if "aivvm_recording" in event else looks[tag]
                 found = [_in_line(one, look, number) for one in _in_event(look, event, number)]
                 if "end" in event:
                     del looks[tag]
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                look = _Look(0, redaction)
+                look = _Look(None, redaction)
                 texts = [(f"line {number}", line.decode("utf-8", "replace"))]
                 found = [_in_line(one, look, number) for one in look.texts(texts)]
             yield from found

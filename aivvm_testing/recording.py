@@ -243,7 +243,7 @@ def moment_of(moment: str) -> float:
 
 
 def _all(reader: Reader) -> Iterator[Exchange]:
-    n = 1
+    n = 0
     while (found := reader.exchange(n)) is not None:
         yield Exchange(*found)
         n += 1
@@ -282,7 +282,7 @@ class _Stored(Sequence[Exchange]):
                 # It begins otherwise than ours do, it or its line is longer than any, or the file is damaged here: the reader tells.
                 file.seek(begin + at)
                 reader = Reader(self._path, file, line=line)
-                if reader.exchange(len(self._begins) + 1) is None:
+                if reader.exchange(len(self._begins)) is None:
                     break
                 self._begins.append(begin + at)
                 self._lines.append(line)
@@ -317,7 +317,7 @@ class _Stored(Sequence[Exchange]):
         n = range(len(self))[index]
         begin, end = self._begins[n], self._begins[n + 1]
         lines = io.BytesIO(_read(self._file, begin, end - begin))
-        found = Reader(self._path, lines, line=self._lines[n]).exchange(n + 1)
+        found = Reader(self._path, lines, line=self._lines[n]).exchange(n)
         if found is None:
             raise CorruptRecording(self._path, 0, "the file was changed since it was opened: load it again")
         return Exchange(*found)

@@ -156,12 +156,12 @@ BAD_INPUT = {
     "a recording in the wrong order": (
         loading(HEADER + REQUEST + '{"at": 0.0, "text": "a"}\n'),
         CorruptRecording,
-        'bad.jsonl:3: a chunk before the head of exchange 1: a "reply" line comes first',
+        'bad.jsonl:3: a chunk before the head of exchange 0: a "reply" line comes first',
     ),
     "a recording without an ending": (
         loading(HEADER + REQUEST + HEAD),
         CorruptRecording,
-        'bad.jsonl:3: exchange 1, begun in line 2, has no end: its last line is one such as {"end": "complete"}; '
+        'bad.jsonl:3: exchange 0, begun in line 2, has no end: its last line is one such as {"end": "complete"}; '
         "restore it, or delete the exchange",
     ),
     "a fake asked once too often": (

@@ -76,7 +76,7 @@ def test_check_tells_each_damage_with_its_line_and_reason(tmp_path, capsys):
     status, printed, _ = run(capsys, "check", path)
     assert status == 1
     first, second, third, count = printed.splitlines()
-    assert first.startswith(f"{path}:7: damage: a request, but exchange 2, begun in line 5, has no end yet")
+    assert first.startswith(f"{path}:7: damage: a request, but exchange 1, begun in line 5, has no end yet")
     assert second.startswith(f"{path}:11: damage: not JSON")
     assert third.startswith(f"{path}:17: damage: ")
     assert count == "1 file, 3 sound exchanges, 3 findings"

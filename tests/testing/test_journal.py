@@ -72,7 +72,7 @@ def test_a_request_that_no_line_can_hold_is_left_out_and_told(
     whole(journal, 1.0)
     journal.end(n, Ending())
     whole(journal, 2.0)
-    with pytest.raises(SetupFailure, match=rf"/f is written, but exchange 2, {why}"):
+    with pytest.raises(SetupFailure, match=rf"/f is written, but exchange 1, {why}"):
         journal.finish()
     assert list(Recording.load(tmp_path / "f")) == [Exchange(GET, WHOLE, at) for at in (0.0, 1.0, 2.0)]
     assert os.listdir(tmp_path) == ["f"]
@@ -83,7 +83,7 @@ def test_where_nothing_else_was_recorded_an_earlier_file_stays(tmp_path: Path) -
     Recording(note="earlier").save(tmp_path / "f")
     journal = Journal(tmp_path / "f")
     journal.end(journal.begin(Request("GET", "http://[::1"), 0.0), Ending())
-    with pytest.raises(SetupFailure, match=r"/f is as it was, but exchange 1, GET"):
+    with pytest.raises(SetupFailure, match=r"/f is as it was, but exchange 0, GET"):
         journal.finish()
     assert Recording.load(tmp_path / "f").note == "earlier"
 
@@ -110,7 +110,7 @@ def test_an_exchange_breaks_off_at_what_no_line_can_hold(tmp_path: Path, part: s
     journal.chunk(other, b"whole", 0.0)
     journal.end(other, Ending())
     with pytest.raises(
-        SetupFailure, match=r"/f is written, but exchange 1 breaks off in it: (one event takes|a head is)"
+        SetupFailure, match=r"/f is written, but exchange 0 breaks off in it: (one event takes|a head is)"
     ):
         journal.finish()
     first, second = Recording.load(tmp_path / "f")
@@ -131,7 +131,7 @@ def test_an_exchange_breaks_off_at_a_moment_that_never_comes(tmp_path: Path, par
     journal.head(n, Head(at=never if part == "head" else 0.5))
     journal.chunk(n, b"a", never if part == "chunk" else 0.75)
     journal.end(n, Ending(at=never))
-    with pytest.raises(SetupFailure, match=r"exchange 1 breaks off in it: a moment is a number of seconds"):
+    with pytest.raises(SetupFailure, match=r"exchange 0 breaks off in it: a moment is a number of seconds"):
         journal.finish()
     assert Recording.load(tmp_path / "f")[0].reply.ending.kind == "closed"
 
@@ -148,7 +148,7 @@ def test_an_error_without_words_is_told_by_its_name(tmp_path: Path, monkeypatch:
     other = journal.begin(GET, 0.0)
     journal.head(other, Head())
     journal.chunk(other, b"a", 0.0)
-    expected = "exchange 1 breaks off in it: MemoryError; and 1 more of its exchanges are not as they were"
+    expected = "exchange 0 breaks off in it: MemoryError; and 1 more of its exchanges are not as they were"
     with pytest.raises(SetupFailure, match=expected):
         journal.finish()
 
@@ -576,7 +576,7 @@ def test_a_number_that_two_processes_gave_is_refused_and_the_journal_kept(tmp_pa
     before = left.read_bytes()
     with pytest.raises(
         CorruptRecording,
-        match=r"f\.journal:5: exchange 2 begins a second time: two processes wrote into this journal",
+        match=r'f\.journal:5: "x": 2 begins a second time: two processes wrote into this journal',
     ):
         recover(tmp_path / "f")
     assert left.read_bytes() == before
@@ -586,8 +586,8 @@ def test_a_number_that_two_processes_gave_is_refused_and_the_journal_kept(tmp_pa
 @pytest.mark.parametrize(
     ("extra", "why"),
     [
-        ([head(2), head(2)], 'no exchange with "x": 2: a second "reply" in exchange 2'),
-        ([{"x": 2, "text": "a"}], 'no exchange with "x": 2: a chunk before the head of exchange 2'),
+        ([head(2), head(2)], 'no exchange with "x": 2: a second "reply" in exchange 1'),
+        ([{"x": 2, "text": "a"}], 'no exchange with "x": 2: a chunk before the head of exchange 1'),
         ([{"x": 1, "text": "late"}], 'no exchange with "x": 2: "text" outside an exchange'),
         ([{"x": 2, "end": "cut"}, {"x": 2, "end": "cut"}], "more than the exchanges that begin"),
     ],

@@ -540,7 +540,7 @@ def test_a_head_that_no_recording_holds_reaches_the_reader_and_is_told_at_the_en
     with tap.send(Request("GET", "http://h/", body=body), timeout=None) as response:
         assert list(response) == [b"as it is"]
     why = "an answer has a status of 200 to 999 and a reason"
-    with pytest.raises(SetupFailure, match=f"is written, but exchange 1 breaks off in it: {why}"):
+    with pytest.raises(SetupFailure, match=f"is written, but exchange 0 breaks off in it: {why}"):
         tap.close()
     replies = [exchange.reply for exchange in Recording.load(path)]
     assert [(reply.head, reply.ending.kind) for reply in replies] == [(None, "closed")] * 2

@@ -438,22 +438,22 @@ CORRUPT: dict[str, tuple[bytes, int, str]] = {
     "chunk before reply": (
         HEADER + REQUEST + b'{"text": "a"}\n' + REPLY + END,
         3,
-        'a chunk before the head of exchange 1: a "reply" line comes first',
+        'a chunk before the head of exchange 0: a "reply" line comes first',
     ),
     "reply twice": (
         HEADER + REQUEST + REPLY + REPLY + END,
         4,
-        'a second "reply" in exchange 1, begun in line 2: an exchange has one head',
+        'a second "reply" in exchange 0, begun in line 2: an exchange has one head',
     ),
     "request within an exchange": (
         WHOLE + REQUEST + REPLY + REQUEST,
         7,
-        'a request, but exchange 2, begun in line 5, has no end yet: a line such as {"end": "complete"} comes first',
+        'a request, but exchange 1, begun in line 5, has no end yet: a line such as {"end": "complete"} comes first',
     ),
     "no end": (
         WHOLE + REQUEST + REPLY,
         6,
-        "exchange 2, begun in line 5, has no end: its last line is one such as "
+        "exchange 1, begun in line 5, has no end: its last line is one such as "
         '{"end": "complete"}; restore it, or delete the exchange',
     ),
     # Members
@@ -1221,7 +1221,7 @@ class TestJournal:
     def test_it_is_not_finished_with_an_open_exchange(self, tmp_path: Path) -> None:
         journal = Journal(tmp_path / "f")
         n = journal.begin(GET, 0.0)
-        with pytest.raises(ValueError, match="exchange 1 has no ending: end it before finishing"):
+        with pytest.raises(ValueError, match="exchange 0 has no ending: end it before finishing"):
             journal.finish()
         journal.end(n, Ending("closed"))
         journal.finish()

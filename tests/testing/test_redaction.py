@@ -1066,7 +1066,7 @@ def test_a_token_that_was_split_in_an_earlier_answer_is_left_but_for_a_strict_ta
     chunks = (f"{{{LATE[:9]}", f"{LATE[9:]}}}")
     login(tmp_path / "a.jsonl", *chunks)
     assert Recording.load(tmp_path / "a.jsonl")[0].reply.body == f"{{{LATE}}}".encode()
-    with pytest.raises(SecretsFound, match=r"exchange 1, reply body, byte 1: what a pattern describes"):
+    with pytest.raises(SecretsFound, match=r"exchange 0, reply body, byte 1: what a pattern describes"):
         login(tmp_path / "b.jsonl", *chunks, strict=True)
 
 
