@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import pytest
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aivvm_testing.record.use import RecordingSession
     from aivvm_testing.replay.server import FakeServer
     from aivvm_testing.suite import Run, Watch
+
+_T = TypeVar("_T")
 
 _OPTIONS = {
     "record": (
@@ -331,9 +333,21 @@ def aivvm_config() -> dict[str, Any]:
 
 
 @pytest.fixture
-def aivvm_upstream(request: pytest.FixtureRequest) -> str:
-    """The url to record from: `--aivvm-upstream`, else the service's own. Replays do not look at it."""
-    return _setting(request.config, "upstream").rstrip("/") or "https://chat.aivvm.com"
+def aivvm_upstream(request: pytest.FixtureRequest, aivvm_config: dict[str, Any]) -> str:
+    """The url to record from: `--aivvm-upstream`. Replays need none, and go without it to that of the service; where yours
+    has a path, say it for them, too, in the ini file, as they compare the path."""
+    from aivvm_testing.suite import upstream_of
+
+    return _set_up(lambda: upstream_of(request.node, _run(request.config), aivvm_config))
+
+
+def _set_up(make: Callable[[], _T]) -> _T:
+    """What this makes. What is wrong with the set-up of a test fails it, and needs no traceback."""
+    try:
+        return make()
+    except (AssertionError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+    pytest.fail(why, pytrace=False)
 
 
 @pytest.fixture
@@ -341,13 +355,12 @@ def aivvm_recording(
     request: pytest.FixtureRequest,
     aivvm_config: dict[str, Any],
     aivvm_case: Case,
-    aivvm_upstream: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[RecordingSession]:
     """Whatever `requests` asks in the test is answered from the test's recording, or recorded: `--aivvm-record`.
 
     The file is `recordings/<module>/<test>.jsonl` beside the module, or the marker's `path`. Gives what `use_recording`
-    gives, `.transport()` included; `Aivvm` asks `aivvm_upstream` unless it is given a url. The servers of this plugin are
+    gives, `.transport()` included; `Aivvm` asks what `--aivvm-upstream` says unless it is given a url. The servers of this plugin are
     asked as if it were not there.
     """
     from aivvm.provider import Aivvm
@@ -355,8 +368,10 @@ def aivvm_recording(
 
     item, run = request.node, _run(request.config)
     names = [name for name in ("aivvm_server", "aivvm_session_server") if name in request.fixturenames]
-    session = session_of(item, run, aivvm_config, [request.getfixturevalue(name).url for name in names])
-    monkeypatch.setattr(Aivvm, "url", aivvm_upstream)
+    urls = [request.getfixturevalue(name).url for name in names]
+    session = _set_up(lambda: session_of(item, run, aivvm_config, urls))
+    if upstream := run.settings["upstream"]:
+        monkeypatch.setattr(Aivvm, "url", upstream.rstrip("/"))
     session.__enter__()
     _use(request, "aivvm_recording", session)
     if aivvm_case:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import SkipTest
 from urllib.parse import urlsplit
 
-from aivvm.payload import build_request
+from aivvm.payload import DEFAULT_URL, build_request
 from aivvm.terminal import one_line, printable
 from aivvm_testing import timeline
 from aivvm_testing.adversity import MOST_CHUNKS, Case, cases
@@ -181,10 +181,29 @@ _TAKEN: tuple[str, ...] = (
 _TAKEN += ("on_unplayed", "redaction", "clock", "note")
 
 
+def mode_of(item: pytest.Item, run: Run, config: Mapping[str, Any]) -> str:
+    """The record mode of this test: the option's or the environment's, else the marker's, the module's, the ini's."""
+    said: str | None = {**config, **_marked(item)}.get("record_mode")
+    return run.said.get("record") or said or run.settings["record"] or "none"
+
+
+def upstream_of(item: pytest.Item, run: Run, config: Mapping[str, Any]) -> str:
+    """The url that is asked while recording. Raises `SetupFailure` where that will be asked, and nothing says what it is."""
+    if upstream := run.settings["upstream"].rstrip("/"):
+        return upstream
+    mode = mode_of(item, run, config)
+    there = recording_path(item, run.settings["recordings"]).exists()
+    if mode not in ("none", "replay") and not (there and mode in ("once", "auto")):
+        raise SetupFailure(
+            f"{item.nodeid} is to be recorded ({mode}), and nothing says from where: say --aivvm-upstream=URL"
+        )
+    return DEFAULT_URL
+
+
 def session_of(
     item: pytest.Item, run: Run, config: Mapping[str, Any], servers: Sequence[str] = ()
 ) -> RecordingSession:
-    """The session of this test, which lets `servers` through; its mode is the option's or the environment's, else the marker's, the module's, the ini's.
+    """The session of this test, which lets `servers` through.
 
     Raises `SetupFailure` where the test has no recording and the mode makes none, and for arguments that it does not take.
     """
@@ -193,7 +212,7 @@ def session_of(
     options: dict[str, Any] = {**config, **_marked(item)}
     if unknown := [name for name in options if name not in _TAKEN]:
         raise SetupFailure(f"aivvm_recording takes {', '.join(_TAKEN)}, but got {', '.join(unknown)}")
-    mode = run.said.get("record") or options.pop("record_mode", None) or run.settings["record"] or "none"
+    mode = mode_of(item, run, config)
     options.pop("record_mode", None)
     options.pop("path", None)
     if servers:
@@ -208,8 +227,13 @@ def session_of(
     )
     if session.mode in ("none", "verify") and not path.exists():
         raise SetupFailure(
-            f"{item.nodeid} has no recording: there is no {path}.\nRecord it, with the real service at hand: "
-            + run.command(item, record="once", rechunk=None, fault=None)
+            f"{item.nodeid} has no recording: there is no {path}.\nRecord it, with the real service at hand"
+            + (
+                ""
+                if run.settings["upstream"]
+                else " (and --aivvm-upstream=URL, where it asks aivvm_upstream)"
+            )
+            + f": {run.command(item, record='once', rechunk=None, fault=None)}"
         )
     if session.mode not in ("none", "verify"):
         path.parent.mkdir(parents=True, exist_ok=True)

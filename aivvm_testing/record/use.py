@@ -195,7 +195,7 @@ class RecordingSession(Interception):
         try:
             super().__exit__(kind, *rest)
         finally:
-            live = self._finish()
+            live = self._finish(stopped=kind is not None)
         if self._now == "verify":
             drifts = list(_drifts(self._playback, live))
             if drifts:
@@ -296,14 +296,17 @@ class RecordingSession(Interception):
                     raise
             return self._tap
 
-    def _finish(self) -> Recording:
-        """Writes the file; what was recorded where it is not written."""
+    def _finish(self, *, stopped: bool = True) -> Recording:
+        """Writes the file, but for one of nothing that ends by an error; what was recorded where it is not written."""
         with self._tap_lock:
             tap, self._tap = self._tap, None
         if tap is None:
             return Recording()
         if self._folder is None:
+            existed = os.path.exists(self.path)
             tap.close(self._kept())
+            if stopped and not existed and not Recording.load(self.path):
+                os.unlink(self.path)
             if tap.unreached and self.mode in ("once", "new_episodes"):
                 self._warn_of(tap.unreached)
             return Recording()

@@ -230,6 +230,25 @@ def test_a_test_records_and_then_replays_by_its_name(suite, upstream):
     suite.runpytest().assert_outcomes(passed=1)
 
 
+def test_what_is_to_be_recorded_must_be_told_from_where(suite, upstream):
+    suite.makepyfile(
+        test_mine="""
+        from client import ask
+
+        def test_asks(aivvm_recording, aivvm_upstream):
+            ask(aivvm_upstream, "Hi")
+        """
+    )
+    result = suite.runpytest("--aivvm-record=once")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["SetupFailure: test_mine.py::test_asks is to be recorded (once), and nothing says from where: *"]
+    )
+    assert not list(suite.path.rglob("*.jsonl"))
+    suite.runpytest("--aivvm-record=once", f"--aivvm-upstream={upstream.url}").assert_outcomes(passed=1)
+    suite.runpytest("--aivvm-record=once").assert_outcomes(passed=1)
+
+
 def test_without_a_recording_it_says_how_to_make_one(suite):
     suite.makepyfile(test_mine=RECORDED)
     result = suite.runpytest()

@@ -516,6 +516,16 @@ def test_a_recording_of_nothing_is_none_where_one_is_recorded_once(path, server,
     assert len(upstream.calls) == 1
 
 
+def test_what_ends_by_an_error_before_anything_was_asked_leaves_no_recording(path):
+    with pytest.raises(ZeroDivisionError), use_recording(path, "once"):
+        _ = 1 / 0
+    assert not path.exists()
+    Recording(note="earlier").save(path)
+    with pytest.raises(ZeroDivisionError), use_recording(path, "rewrite"):
+        _ = 1 / 0
+    assert Recording.load(path).note == "earlier"
+
+
 def test_folders_are_made_for_what_is_recorded(tmp_path, server):
     path = tmp_path / "not" / "yet" / "session.jsonl"
     with pytest.raises(FileNotFoundError), use_recording(path, "none"):
