@@ -541,6 +541,8 @@ def _allowed(value: str) -> tuple[str, str]:
 
 def _criteria(value: str) -> tuple[str, ...]:
     names = tuple([name.strip() for name in value.split(",") if name.strip()])
+    if not names:
+        raise argparse.ArgumentTypeError("name what counts, such as method,path")
     try:
         Matcher(names)
     except ValueError as error:

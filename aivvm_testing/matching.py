@@ -237,7 +237,10 @@ class Matcher:
         same = [n for differing, _, n in how_far if not differing]
         if same:
             which = f"exchange {same[0]}" if len(same) == 1 else f"exchanges {', '.join(map(str, same))}"
-            return [f"Recorded as {which}, and played already: it is asked once too often."]
+            return [
+                f"Recorded as {which}, and played already: it is asked once too often. "
+                "(allow_playback_repeats=True would give the last of them again.)"
+            ]
         whole = bool({"scheme", "host", "port"} & set(self._names))
         now = self._readable(incoming, whole)
         fewest = min([len(differing) for differing, _, _ in how_far])

@@ -43,7 +43,7 @@ class Playback:
         repeats: bool = False,
         mode: str = "",
     ) -> None:
-        if not 0 <= speed < inf:
+        if isinstance(speed, bool) or not isinstance(speed, (int, float)) or not 0 <= speed < inf:
             raise ValueError(f"a speed is 0 (no gaps) or more, but got {speed!r}")
         self.recording = recording
         self.where = where

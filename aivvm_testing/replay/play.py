@@ -74,9 +74,10 @@ class Play:
             self.wait_for(ending.at)
         self.left("played")
         if kind == "closed" or kind == "unfinished":
+            who = "the recorded reader stopped" if kind == "closed" else "the recorder was killed"
             self.fail(
                 ReadPastRecording(
-                    f"{so_far} when the recorded reader stopped, at {ending.at:g} s: what would have come next is not "
+                    f"{so_far} when {who}, at {ending.at:g} s: what would have come next is not "
                     "known. Stop reading here too, or record the session again"
                 )
             )

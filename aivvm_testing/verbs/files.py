@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
-from errno import EEXIST
+from errno import EEXIST, EISDIR
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from aivvm_testing.damage import inspect, orphaned_journal
 from aivvm_testing.differences import Difference, differences
 from aivvm_testing.errors import CorruptRecording
 from aivvm_testing.journal import recover as recovered
+from aivvm_testing.journal import whose
 from aivvm_testing.leaks import Leak, check_file, redact_recording
 from aivvm_testing.matching import Matcher, describe
 from aivvm_testing.recording import Recording
@@ -31,6 +32,8 @@ _MANY = 100  # differences that are printed
 
 def refuse_existing(path: str) -> None:
     """Raises `FileExistsError` where there is something at this path already."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(EISDIR, "is a folder: name a file in it", path)
     if os.path.exists(path):
         raise FileExistsError(EEXIST, "is there already: name another file, or say --overwrite", path)
 
@@ -166,6 +169,9 @@ def merge(options: argparse.Namespace) -> int:
             raise FileExistsError(
                 EEXIST, "a recorder was stopped before it could finish: recover it first", f"{path}.journal"
             )
+    real = [os.path.realpath(path) for path in paths]
+    if twice := [path for n, path in enumerate(paths) if real[n] in real[:n]]:
+        raise FileExistsError(EEXIST, "is named twice, and would be in the new recording twice", twice[0])
     recordings = [Recording.load(path) for path in paths]
     dated = [recording.recorded_at is not None for recording in recordings]
     if any(dated) and not all(dated):
@@ -219,6 +225,8 @@ def redact(options: argparse.Namespace) -> int:
         refuse_existing(options.out)
     for source in options.recordings:
         if options.in_place and not os.path.exists(source):
+            if os.path.exists(f"{source}.journal"):
+                raise FileNotFoundError(f"{source} is not written yet: {whose(f'{source}.journal')}")
             raise FileNotFoundError(f"{source} is no file, and what is shipped is not changed: say --out")
     told: list[dict[str, object]] = []
     left = damaged = 0

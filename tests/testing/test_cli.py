@@ -150,6 +150,17 @@ def test_every_shipped_recording_can_be_shown_and_replayed(name, capsys):
             2,
             "ignore_json is about the criterion",
         ),
+        (
+            ["serve", "ascii", "--match-on", ","],
+            2,
+            "argument --match-on: name what counts, such as method,path",
+        ),
+        (["merge", "ascii", "bom", "--out", "."], 1, "is a folder: name a file in it: '.'"),
+        (
+            ["merge", "ascii", "ascii", "--out", "x.jsonl"],
+            1,
+            "is named twice, and would be in the new recording twice",
+        ),
         (["replay"], 2, "the following arguments are required: RECORDING"),
         (["serve", "--port", "80x"], 2, "a port is 0 to 65535, but got 80x"),
         (["dance"], 2, "invalid choice: 'dance'"),

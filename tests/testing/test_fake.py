@@ -276,8 +276,9 @@ def test_a_recording_is_replayed_at_the_speed_asked_for():
     assert FakeAivvm.replaying(recording, speed=1).answer(chat()).reply == reply
     assert FakeAivvm.replaying(recording, speed=4).answer(chat()).reply.ending.at == 0.5
     assert FakeAivvm.replaying(recording).answer(chat()).reply.ending.at == 0
-    with pytest.raises(ValueError, match="a speed is 0"):
-        FakeAivvm.replaying(recording, speed=-1)
+    for wrong in (-1, float("inf"), "fast", True):
+        with pytest.raises(ValueError, match="a speed is 0"):
+            FakeAivvm.replaying(recording, speed=wrong)
 
 
 def test_each_of_many_threads_gets_one_reply_of_its_own():

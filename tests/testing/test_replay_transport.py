@@ -73,6 +73,14 @@ def test_every_ending_reaches_the_reader_after_the_same_chunk(reply, chunks, err
     assert getattr(stopped, "kind", None) == kind
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"), [("closed", "the recorded reader stopped"), ("unfinished", "the recorder was killed")]
+)
+def test_who_ended_a_recorded_answer_is_told_to_whoever_reads_on(kind, why):
+    _, stopped = played(Reply(Head(), (Chunk(b"a"),), Ending(kind, 0.5)))
+    assert str(stopped).startswith(f"1 chunk was there when {why}, at 0.5 s: ")
+
+
 def test_the_answer_to_a_head_request_has_no_body():
     assert played(Reply.of("abc"), request=Request("HEAD", "http://fake.invalid/api/x")) == ([], None)
 
