@@ -42,15 +42,17 @@ _PLAIN_NAME = re.compile(
     rb'"([^"\\,:\[\]{}\s]*)"\s*:'
 )  # of any member, where nothing is escaped; twice as quick
 _PART_OF_OPENING = re.compile(rb'"' + MEMBER_NAME + rb'(?:"\s*:?\s*|\\(?:u[0-9a-fA-F]{0,3})?)?\Z')
+_NAME = re.compile(MEMBER_NAME)
 REST_OF_VALUE = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 
 _STRUCTURE = re.compile(
     rb"[\s,:0-9+\-.eEtrufalsn]*"
 )  # of a list or an object, between its strings and brackets
 _DEEPEST = 64
+"""Of more brackets around a place, the outermost are forgotten: where these go on, nothing is found but by its name."""
+
 _SCHEMA_NAMES = frozenset({b"type", b"description", b"title", b"enum", b"anyOf", b"allOf", b"oneOf", b"$ref"})
 """An object that begins with one of these tells what a tool takes, or has names inside that say what is a secret."""
-_LONGEST_SCHEMA_NAME = max(map(len, _SCHEMA_NAMES))
 _QUOTE = ord('"')
 
 _HAS_MEMBERS = re.compile(r"json|script|event-stream|html", re.IGNORECASE)
@@ -277,8 +279,8 @@ class Policy(Protocol):
 class Members:
     """Where the string values of secret JSON members are in text that comes in pieces. Holds nothing back.
 
-    Strings in lists, and in objects but for `AMBIGUOUS_NAMES`, are such values, too, each a value of its own. What is in
-    none or breaks the rules of JSON ends the list.
+    Strings in lists, and in objects but for `AMBIGUOUS_NAMES`, are such values, too, each a value of its own; in other
+    objects, also in a list of such values, each member goes by its own name. What breaks the rules of JSON ends the list.
 
     An answer's `content_type` tells whether there is JSON in it: where it says that it is JSON, an event stream, a script
     or a page, or where the text begins as JSON does. In other text, in which a model may speak of a key, nothing is found.
@@ -290,15 +292,16 @@ class Members:
     _tail = b""  # what may become the name of a member
     _inside = -1  # how many bytes of a secret value came
     _escaped = False  # the next byte of it
-    _name = b""
-    _throughout = False  # of the list or object of secrets: with the objects in it
-    _named = True  # the next string there is a value
-    _skips = False  # within a name there
-    _first: bytes | None = b""  # the first name in it, as far as it came; None once that is known
+    _name = b""  # under which the next value goes; empty where that is no secret
+    _named = True  # the next string is a value
+    _said: bytes | None = None  # of a name, or of a string that is no secret, its beginning as far as it came
+    _begins = False  # the object's next name is the first, and tells whether it is one of secrets
 
     def __init__(self, redaction: Policy, content_type: str = "json") -> None:
         self._redaction = redaction
-        self._around: list[bytes] = []  # the brackets of the list or object of secrets
+        # The brackets of the list or object of secrets, and of what is in it, each with the secret name that its strings
+        # go under; empty where they go under none, or by the names of its members.
+        self._around: list[tuple[bytes, bytes]] = []
         self._sure = has_members(content_type)
 
     @property
@@ -335,7 +338,8 @@ class Members:
                     if text[at] == _QUOTE:
                         self._inside = 0
                         at = before + self._go_on(data, at + 1 - before, found)
-                    elif self._open(text[at : at + 1]):
+                    else:
+                        self._open(text[at : at + 1])
                         at = before + self._go_through(data, at + 1 - before, found)
                     if self._inside >= 0 or self._around:
                         self._tail = b""
@@ -343,57 +347,67 @@ class Members:
         self._tail = _unfinished(text, at)
         return found
 
-    def _open(self, bracket: bytes) -> bool:
-        self._throughout = self._redaction.is_secret_member(self._name, throughout=True)
-        if bracket == b"{" and not self._throughout:
-            return False
-        self._around.append(bracket)
+    def _open(self, bracket: bytes) -> None:
+        if bracket == b"{" and self._name:
+            self._begins = not (self._around and self._around[-1][1])
+            if not self._redaction.is_secret_member(self._name, throughout=True):
+                self._name = b""
         self._named = bracket == b"["
-        self._first = b"" if bracket == b"{" else None
-        return True
+        if self._around or self._name:
+            if len(self._around) == _DEEPEST:
+                del self._around[0]
+            self._around.append((bracket, self._name))
+
+    def _learn(self, name: bytes) -> None:
+        """What a name in an object tells of what comes under it, or of the object."""
+        begins, self._begins = self._begins, False
+        if not self._around[-1][1]:
+            is_secret = _NAME.fullmatch(name) and not self._redaction.are_harmless((name,))
+            self._name = name if is_secret else b""
+        elif begins and name in _SCHEMA_NAMES:
+            self._name = b""
+            self._around.pop()
+            self._open(b"{")
 
     def _go_through(self, data: bytes, at: int, found: list[Piece]) -> int:
         """On within a list or an object of secrets; gives where it ends, or the data does."""
         while self._around:
-            if self._skips:
+            if self._said is not None:
                 rest = REST_OF_VALUE.match(data, at + (self._escaped and at < len(data)))
                 assert rest is not None
-                if self._first is not None:
-                    self._first += data[at : min(rest.end(), at + _LONGEST_SCHEMA_NAME + 1)]
-                    if len(self._first) > _LONGEST_SCHEMA_NAME:
-                        self._first = None
-                at = rest.end()
-                self._escaped = data[at:] == b"\\" or (self._escaped and not data)
-                if at + self._escaped >= len(data):
+                end = rest.end()
+                self._escaped = data[end:] == b"\\" or (self._escaped and not data)
+                if len(self._said) <= LONGEST_NAME:
+                    self._said += data[at : min(end + self._escaped, at + LONGEST_NAME + 1)]
+                if end + self._escaped >= len(data):
                     return len(data)
-                self._skips = False
-                at += 1
-                if self._first in _SCHEMA_NAMES:
-                    self._around.clear()
-                    return at
-                self._first = None
+                said, self._said = self._said, None
+                at = end + 1
+                if not self._named:
+                    self._learn(said)
+                continue
             between = _STRUCTURE.match(data, at)
             assert between is not None
             if b":" in between[0] or b"," in between[0]:
                 last = max(between[0].rfind(b":"), between[0].rfind(b","))
-                self._named = self._around[-1] == b"[" or between[0][last : last + 1] == b":"
+                self._named = self._around[-1][0] == b"[" or between[0][last : last + 1] == b":"
             at = between.end()
             if at == len(data):
                 return at
             sign = data[at : at + 1]
-            if sign == b'"' and self._named:
+            if sign == b'"' and self._named and self._name:
                 self._inside = 0
                 at = self._go_on(data, at + 1, found) + 1
                 if self._inside >= 0:
                     return at
             elif sign == b'"':
-                self._skips = True
+                self._said = b""
                 at += 1
-            elif sign in (b"{", b"[") and len(self._around) < _DEEPEST and (sign == b"[" or self._throughout):
-                self._around.append(sign)
-                self._named = sign == b"["
+            elif sign in (b"{", b"["):
+                self._open(sign)
                 at += 1
-            elif sign in (b"]", b"}") and (self._around.pop() == b"[") == (sign == b"]"):
+            elif sign in (b"]", b"}") and (self._around.pop()[0] == b"[") == (sign == b"]"):
+                self._name = self._around[-1][1] if self._around else b""
                 at += 1
             else:
                 self._around.clear()

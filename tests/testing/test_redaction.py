@@ -168,7 +168,38 @@ def test_a_json_body_changes_in_nothing_but_its_secrets(value: Any, style: dict[
             b'{"token": {"id": 1, "text": " Hi", "key": "a"}}',
             b'{"token": {"id": 1, "text": " Hi", "key": "R"}}',
         ),
-        (b'{"token": [{"text": "Hi"}, "a"]}', b'{"token": [{"text": "Hi"}, "a"]}'),
+        (b'{"token": [{"text": "Hi"}, "a"]}', b'{"token": [{"text": "Hi"}, "R"]}'),
+        (b'{"key": ["a", {}, "b"], "c": "d"}', b'{"key": ["R", {}, "R"], "c": "d"}'),
+        (
+            b'{"token": [[{}], "a", [{"b": [{}, "c"]}], "d"]}',
+            b'{"token": [[{}], "R", [{"b": [{}, "c"]}], "R"]}',
+        ),
+        (
+            b'{"session": [{"a": "b", "key": ["c", {"d": "e"}, "f"], "g": ["h"]}, "i"], "j": "k"}',
+            b'{"session": [{"a": "b", "key": ["R", {"d": "e"}, "R"], "g": ["h"]}, "R"], "j": "k"}',
+        ),
+        (
+            b'{"key": [{"password": {"a": [{"type": "b"}]}, "c": {"d": "e", "pin": "f"}}, "g"]}',
+            b'{"key": [{"password": {"a": [{"type": "R"}]}, "c": {"d": "e", "pin": "R"}}, "R"]}',
+        ),
+        (
+            b'{"key": [{"password": {"type": "string", "secret": "a"}, "b": "c"}, "d"]}',
+            b'{"key": [{"password": {"type": "string", "secret": "R"}, "b": "c"}, "R"]}',
+        ),
+        (b'{"password": {"ty\\pe": "a"}}', b'{"password": {"ty\\pe": "R"}}'),
+        (
+            b'{"key": [{"\\u006bey": "a", "k\\u0065ys": "b", "\\key": "c", "my key": "d", "\\"": "e"}, "f"]}',
+            b'{"key": [{"\\u006bey": "R", "k\\u0065ys": "b", "\\key": "c", "my key": "d", "\\"": "e"}, "R"]}',
+        ),
+        (
+            b'{"key": [{"%ssecret": "a", "%ssecret": "b"}, "c"]}' % (b"x" * 394, b"x" * 395),
+            b'{"key": [{"%ssecret": "R", "%ssecret": "b"}, "R"]}' % (b"x" * 394, b"x" * 395),
+        ),
+        (
+            b'{"key": [{"a": "token", "key": 1, "b": "c"}, "d"]}',
+            b'{"key": [{"a": "token", "key": 1, "b": "c"}, "R"]}',
+        ),
+        (b'{"key": [{"a": oops}, "b", {"pin": "c"}]}', b'{"key": [{"a": oops}, "b", {"pin": "R"}]}'),
         (
             b'{"session": {"voice": "alloy"}, "tokens": ["Hi"]}',
             b'{"session": {"voice": "alloy"}, "tokens": ["Hi"]}',
@@ -180,7 +211,14 @@ def test_a_json_body_changes_in_nothing_but_its_secrets(value: Any, style: dict[
         (b'{"password": {"types": "string"}}', b'{"password": {"types": "REDACT"}}'),
         (b'{"secret": ["a", oops "b"], "key": "c"}', b'{"secret": ["R", oops "b"], "key": "R"}'),
         (b'{"secret": ["a"}, "b", {"key": "c"}', b'{"secret": ["R"}, "b", {"key": "R"}'),
-        (b'{"secret": ' + b"[" * 99 + b'"a"', b'{"secret": ' + b"[" * 99 + b'"a"'),
+        (
+            b'{"secret": ' + b"[" * 99 + b'"a"' + b"]" * 63 + b',"b"],"c"',
+            b'{"secret": ' + b"[" * 99 + b'"R"' + b"]" * 63 + b',"R"],"c"',
+        ),
+        (
+            b'{"token": [' + b'{"a": [' * 40 + b'{"key": ["b"]},"c"' + b"]}" * 40 + b',"d"], "pin": "e"}',
+            b'{"token": [' + b'{"a": [' * 40 + b'{"key": ["R"]},"c"' + b"]}" * 40 + b',"d"], "pin": "R"}',
+        ),
         (b'{"password": 1234, "pin":-5.0e7}', b'{"password": 1111, "pin":-1.1e1}'),
         (b'{"token": 15496, "seed": 12345, "pin": true}', b'{"token": 15496, "seed": 12345, "pin": true}'),
         (
@@ -196,6 +234,21 @@ def test_a_json_body_changes_in_nothing_but_its_secrets(value: Any, style: dict[
 )
 def test_a_body(body: bytes, redacted: bytes) -> None:
     assert redact_request(Request("POST", "https://x/", body=body)).body == redacted
+
+
+@given(json_values, st.sampled_from(["key", "session", "token"]), st.integers(0, 3))
+def test_an_object_in_a_list_of_secrets_is_judged_as_it_is_elsewhere(
+    value: Any, name: str, depth: int
+) -> None:
+    thing = json.dumps({"a": value, "password": {"type": value}}).encode()
+    alone = members_of(thing, [thing])
+    around = b'{"%s": %s"x", %%s, ["x"], %%s, "x"%s}' % (
+        name.encode(),
+        b"[" * (depth + 1),
+        b"]" * (depth + 1),
+    )
+    body = around % (thing, thing)
+    assert members_of(body, [body]) == around.replace(b"x", b"R") % (alone, alone)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +346,7 @@ def test_hostile_bodies_take_linear_time() -> None:
         b'"pin":1,' * 100_000,
         b'"secret":[' * 20_000,
         b'"secret":{"' * 20_000,
+        b'"token":[{"a":"",' * 20_000,
         b':"{' * 100_000 + b'\\"pin\\":\\"',
         b':"{' + b'\\"pin\\":\\"' * 100_000,
         b':"{\\"pin\\":\\"' + b"\\" * 1_000_000,
@@ -441,6 +495,27 @@ def members_of(body: bytes, chunks: list[bytes]) -> bytes:
     return b"".join([members.blank(chunk) for chunk in chunks])
 
 
+@given(
+    st.data(),
+    json_values,
+    st.sampled_from(
+        [
+            '{"token": [%s, "x", {"b": %s}, "y"]}',
+            '{"key": [[{"password": %s}], "x", {"p\\u0069n": {"e": %s}}, "y"]}',
+        ]
+    ),
+)
+def test_lists_of_secrets_with_objects_lose_the_same_however_they_are_split(data, value, around):
+    text = json.dumps(value)
+    body = (around % (text, text)).encode()
+    whole = members_of(body, [body])
+    blanked(json.loads(body), json.loads(whole))
+    assert members_of(body, data.draw(chunkings(body))) == whole
+    for n in range(len(body)):
+        assert members_of(body, [body[:n], b"", body[n:]]) == whole
+    assert members_of(body, [body[n : n + 1] for n in range(len(body))]) == whole
+
+
 @given(st.data(), json_values, st.sampled_from([{}, {"separators": (",", ":")}, {"indent": 1}]))
 def test_the_secrets_in_a_json_answer_are_blanked_out_however_it_is_split(data, value, style):
     body = json.dumps({"access_token": SECRET, "a": value}, **style).encode()
@@ -472,6 +547,7 @@ def test_the_secrets_in_a_json_answer_are_blanked_out_however_it_is_split(data, 
                 "\n" * 900,
                 '"secret": [',
                 '"secret":{"',
+                '"token": [{"',
                 "]",
                 "}",
                 "[",
@@ -562,11 +638,27 @@ def test_a_long_stream_is_searched_in_linear_time():
 
 
 def test_hostile_json_takes_linear_time():
-    for piece in (b'"', b'"key', b'"key":' + b" " * 99, b"\\", b'{"k', b'"\\u006b'):
+    for piece in (
+        b'"',
+        b'"key',
+        b'"key":' + b" " * 99,
+        b"\\",
+        b'{"k',
+        b'"\\u006b',
+        b'"token":[{',
+        b'{"key":["',
+    ):
         members = Members(DEFAULT)
         for _ in range(1000):
             members.blank(piece * 100)
         assert len(members._tail) < 500
+        assert len(members._around) < 100
+    members = Members(DEFAULT)
+    members.blank(b'{"token": [{"')
+    for _ in range(1000):
+        members.blank(b"x" * 100)
+    assert members._said is not None
+    assert len(members._said) < 1000
 
 
 # More names
