@@ -142,7 +142,7 @@ def _sizes(chunking: str, body: bytes) -> int | list[int]:
             left -= sizes[-1]
         return sizes
     raise ValueError(
-        f"a chunking is a number of bytes, 'whole', 'random' or 'random:SEED', but got {chunking!r}"
+        f"a chunking is a number of bytes, 'whole', 'random', 'random:SEED', or 'all' for several, but got {chunking!r}"
     )
 
 

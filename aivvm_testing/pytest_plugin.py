@@ -168,10 +168,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         from aivvm_testing.suite import recorded_chunks, swept
 
         folder = _setting(metafunc.config, "recordings")
-        try:
-            cases = swept(sweeps, rechunk, fault, recorded_chunks(item, folder) if recorded else None)
-        except (TypeError, ValueError) as error:
-            pytest.fail(f"{item.nodeid}: aivvm_sweep: {error}", pytrace=False)
+        chunks = recorded_chunks(item, folder) if recorded else None
+        cases = _set_up(lambda: swept(sweeps, rechunk, fault, chunks), f"{item.nodeid}: aivvm_sweep")
         metafunc.parametrize("aivvm_case", cases, ids=[case.id for case in cases], indirect=True)
 
 
@@ -341,12 +339,12 @@ def aivvm_upstream(request: pytest.FixtureRequest, aivvm_config: dict[str, Any])
     return _set_up(lambda: upstream_of(request.node, _run(request.config), aivvm_config))
 
 
-def _set_up(make: Callable[[], _T]) -> _T:
+def _set_up(make: Callable[[], _T], whose: str = "") -> _T:
     """What this makes. What is wrong with the set-up of a test fails it, and needs no traceback."""
     try:
         return make()
-    except (AssertionError, TypeError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}"
+    except (AssertionError, TypeError, ValueError, OSError) as error:
+        why = f"{whose or type(error).__name__}: {error}"
     pytest.fail(why, pytrace=False)
 
 

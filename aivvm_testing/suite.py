@@ -54,7 +54,11 @@ def check_settings(settings: Mapping[str, str]) -> None:
         from aivvm_testing.record.use import checked_mode
 
         checked_mode(mode, "record")
-    swept((), settings["rechunk"], settings["fault"])
+    for name, rechunk, fault in (("rechunk", settings["rechunk"], ""), ("fault", "", settings["fault"])):
+        try:
+            swept((), rechunk, fault)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be {settings[name]!r}: {error}") from error
     if settings["orphans"] not in ("", *ORPHANS):
         raise ValueError(f"orphans is one of {', '.join(ORPHANS)}, but got {settings['orphans']!r}")
     _days(settings["max-age"])
@@ -96,6 +100,10 @@ def swept(
             if owners.setdefault(name, owner) is owner and name in given:
                 raise ValueError(f"two markers of the same test say {name}: make one of them")
             given.setdefault(name, value)
+    if given and not given.get("chunkings", rechunk) and not given.get("faults", fault):
+        raise ValueError("it names no case: say chunkings=['all'], faults=['all'], or some of them")
+    if not isinstance(given.get("chunks", 0), int):
+        raise TypeError(f"chunks is a number, how far '@*' goes, but got {given['chunks']!r}")
     given.setdefault("chunkings", [rechunk] if rechunk else [])
     given.setdefault("faults", [fault] if fault else [])
     if chunks is None or given["chunkings"]:

@@ -300,9 +300,15 @@ def test_an_option_goes_before_the_environment_and_that_before_marker_module_and
     ("option", "error"),
     [
         ("--aivvm-record=onse", "--aivvm-record is one of none, once, *but got 'onse'"),
-        ("--aivvm-rechunk=0", "a chunking is a number of bytes, *but got '0'"),
-        ("--aivvm-fault=cutt", "no fault is called 'cutt'; did you mean 'cut'*"),
-        ("--aivvm-fault=html_page@3", "the fault 'html_page' happens at no chunk*"),
+        ("--aivvm-rechunk=0", "--aivvm-rechunk cannot be '0': a chunking is a number of bytes, *but got '0'"),
+        (
+            "--aivvm-fault=cutt",
+            "--aivvm-fault cannot be 'cutt': no fault is called 'cutt'; did you mean 'cut'*",
+        ),
+        (
+            "--aivvm-fault=html_page@3",
+            "--aivvm-fault cannot be 'html_page@3': the fault 'html_page' happens at no chunk*",
+        ),
         ("--aivvm-orphans=eat", "--aivvm-orphans is one of report, fail, delete, ignore, but got 'eat'"),
         ("--aivvm-max-age=old", "--aivvm-max-age takes days, such as 90, but got 'old'"),
         ("--aivvm-max-age=inf", "--aivvm-max-age takes days, such as 90, but got 'inf'"),
@@ -685,8 +691,18 @@ def test_a_sweep_that_cannot_work_says_so(suite):
                 pass
         """,
     )
-    suite.runpytest("test_other.py", "test_twice.py").stdout.fnmatch_lines(
+    suite.makepyfile(
+        test_none="""
+        import pytest
+
+        @pytest.mark.aivvm_sweep(faults=[])
+        def test_none(fake_aivvm):
+            pass
+        """
+    )
+    suite.runpytest("test_none.py", "test_other.py", "test_twice.py").stdout.fnmatch_lines(
         [
+            "*aivvm_sweep: it names no case: *",
             "*aivvm_sweep: no fault is called 'cutt'; *",
             "*aivvm_sweep: two markers of the same test say chunkings: *",
         ]
