@@ -353,12 +353,13 @@ def aivvm_recording(
     request: pytest.FixtureRequest,
     aivvm_config: dict[str, Any],
     aivvm_case: Case,
+    aivvm_upstream: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[RecordingSession]:
     """Whatever `requests` asks in the test is answered from the test's recording, or recorded: `--aivvm-record`.
 
     The file is `recordings/<module>/<test>.jsonl` beside the module, or the marker's `path`. Gives what `use_recording`
-    gives, `.transport()` included; `Aivvm` asks what `--aivvm-upstream` says unless it is given a url. The servers of this plugin are
+    gives, `.transport()` included; `Aivvm` asks `aivvm_upstream` unless it is given a url. The servers of this plugin are
     asked as if it were not there.
     """
     from aivvm.provider import Aivvm
@@ -368,8 +369,7 @@ def aivvm_recording(
     names = [name for name in ("aivvm_server", "aivvm_session_server") if name in request.fixturenames]
     urls = [request.getfixturevalue(name).url for name in names]
     session = _set_up(lambda: session_of(item, run, aivvm_config, urls))
-    if upstream := run.settings["upstream"]:
-        monkeypatch.setattr(Aivvm, "url", upstream.rstrip("/"))
+    monkeypatch.setattr(Aivvm, "url", aivvm_upstream)
     session.__enter__()
     _use(request, "aivvm_recording", session)
     if aivvm_case:

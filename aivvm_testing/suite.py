@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -196,16 +197,26 @@ def mode_of(item: pytest.Item, run: Run, config: Mapping[str, Any]) -> str:
 
 
 def upstream_of(item: pytest.Item, run: Run, config: Mapping[str, Any]) -> str:
-    """The url that is asked while recording. Raises `SetupFailure` where that will be asked, and nothing says what it is."""
+    """The url that is asked while recording. Raises `SetupFailure` where the test takes that, is to be recorded, and nothing
+    says what it is."""
     if upstream := run.settings["upstream"].rstrip("/"):
         return upstream
+    takes_it = "aivvm_upstream" in inspect.signature(getattr(item, "function", lambda: None)).parameters
     mode = mode_of(item, run, config)
-    there = recording_path(item, run.settings["recordings"]).exists()
-    if mode not in ("none", "replay") and not (there and mode in ("once", "auto")):
+    there = _holds_any(recording_path(item, run.settings["recordings"]))
+    if takes_it and mode not in ("none", "replay") and not (there and mode in ("once", "auto")):
         raise SetupFailure(
             f"{item.nodeid} is to be recorded ({mode}), and nothing says from where: say --aivvm-upstream=URL"
         )
     return DEFAULT_URL
+
+
+def _holds_any(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a recording, and anything in it but its header."""
+    with suppress(OSError), open(path, "rb") as file:
+        file.readline()
+        return bool(file.read(1))
+    return False
 
 
 def session_of(
@@ -299,11 +310,8 @@ class Run:
 
     def recorded(self, nodeid: str, path: str) -> None:
         """A test that has a recording ran to its end."""
-        with suppress(OSError), open(path, "rb") as file:
-            file.readline()
-            if file.read(1):
-                return
-        self._empty.append(f"{nodeid}: {path}")
+        if not _holds_any(path):
+            self._empty.append(f"{nodeid}: {path}")
 
     def claimed(self) -> dict[str, Any]:
         """What a worker tells the process that it works for."""

@@ -6,8 +6,8 @@ what the file holds afterwards. How a request is diverted is `replay.adapter`'s 
 
     mode                    a request is answered                       at the end the file holds
     none, replay            from the file, or it is an error            what it held
-    once, auto              from the file where there is one, as by     what it held, or what was recorded
-                            `none`; else by the network
+    once, auto              from the file where that has anything, as   what it held, or what was recorded
+                            by `none`; else by the network
     new_episodes            from the file, else by the network          what it held, and then what is new
     all, record             by the network                              what was not asked again, and then what was
     rewrite                 by the network                              what was asked

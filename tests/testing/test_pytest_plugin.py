@@ -249,6 +249,30 @@ def test_what_is_to_be_recorded_must_be_told_from_where(suite, upstream):
     suite.runpytest("--aivvm-record=once").assert_outcomes(passed=1)
 
 
+def test_a_suite_may_say_itself_what_the_upstream_is(suite, upstream):
+    suite.makeconftest(
+        f"""
+        import pytest
+
+        @pytest.fixture
+        def aivvm_upstream():
+            return {upstream.url!r}
+        """
+    )
+    suite.makepyfile(
+        test_mine="""
+        from aivvm import Aivvm
+
+        def test_asks(aivvm_recording):
+            provider = Aivvm(transport=aivvm_recording.transport())
+            assert "".join(provider.create_completion("gpt-4", [{"role": "user", "content": "Hi"}])) == "Hi"
+        """
+    )
+    # In processes of their own, as one here would leave the provider half imported for the next.
+    suite.runpytest_subprocess("--aivvm-record=once").assert_outcomes(passed=1)
+    suite.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_without_a_recording_it_says_how_to_make_one(suite):
     suite.makepyfile(test_mine=RECORDED)
     result = suite.runpytest()
